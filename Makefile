@@ -1,0 +1,44 @@
+# Everything a newcomer needs is `make demo` and `make test`; both make the environment first if it is not there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint protos sample clean help
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.runtime ## Edge, cloud and links as processes, 1,000 real images, one table
+	@$(BIN)/branchynet demo
+
+test: $(VENV)/.dev ## The whole test suite
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## Formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+protos: $(VENV)/.dev ## Regenerate the stubs from protos/*.proto
+	$(BIN)/python -m protos.generate
+
+sample: $(VENV)/.runtime ## Regenerate the shipped sample; DATA=folder with Fashion-MNIST
+	$(BIN)/python scripts/make_sample.py --data $(DATA) --out branchynet/sample
+
+clean: ## Remove the environment and everything made
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,51 @@
+"""Early-exit networks split between an edge and a cloud: the public names.
+
+They load when first used: `import branchynet.decisions.exits` brings in neither torch nor gRPC.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from branchynet.artifact import Manifest as Manifest
+    from branchynet.client import AsyncClient as AsyncClient
+    from branchynet.decisions.exits import Criterion as Criterion
+    from branchynet.decisions.exits import ExitRule as ExitRule
+    from branchynet.errors import BranchyNetError as BranchyNetError
+    from branchynet.models import Architecture as Architecture
+    from branchynet.network import BranchyNet as BranchyNet
+    from branchynet.network import Stage as Stage
+    from branchynet.prediction import Place as Place
+    from branchynet.prediction import Policy as Policy
+    from branchynet.prediction import Prediction as Prediction
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Architecture": "models",
+    "AsyncClient": "client",
+    "BranchyNet": "network",
+    "BranchyNetError": "errors",
+    "Criterion": "decisions.exits",
+    "ExitRule": "decisions.exits",
+    "Manifest": "artifact",
+    "Place": "prediction",
+    "Policy": "prediction",
+    "Prediction": "prediction",
+    "Stage": "network",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (the keys are literal strings)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'branchynet' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"branchynet.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

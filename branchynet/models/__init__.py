@@ -1,0 +1,89 @@
+"""The three networks of the paper, each as its text describes it and as the released code builds it.
+
+A model is a value (`Architecture`) that `build` turns into stages; adding one means adding a line to `_FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from branchynet.errors import InvalidInput, UnknownModel
+from branchynet.models import alexnet, lenet, resnet
+from branchynet.models.layers import initialise
+from branchynet.network import BranchyNet, Normalisation, Stage
+from branchynet.profile import NetworkCost, measure_cost
+
+__all__ = ["ARCHITECTURES", "VARIANTS", "Architecture", "build", "cost", "cut_shapes"]
+
+VARIANTS = ("paper", "code")
+MIN_CLASSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    stages: Callable[[str, int], list[Stage]]
+    input_shape: tuple[int, int, int]
+    convolution_scale: float = 1.0
+
+
+_FAMILIES = {
+    "b-lenet": _Family(lenet.stages, lenet.INPUT_SHAPE),
+    "b-alexnet": _Family(alexnet.stages, alexnet.INPUT_SHAPE),
+    "b-resnet-110": _Family(resnet.stages, resnet.INPUT_SHAPE, convolution_scale=math.sqrt(2)),
+}
+ARCHITECTURES = tuple(_FAMILIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Which network: a family's *name*, its *variant* and the number of *classes*.
+
+    Raises `UnknownModel` for a name or variant that is not known, `InvalidInput` for fewer than two classes.
+    """
+
+    name: str
+    variant: str = "paper"
+    classes: int = 10
+
+    def __post_init__(self) -> None:
+        if self.name not in _FAMILIES:
+            raise UnknownModel(f"no architecture is called {self.name!r}; there are {', '.join(ARCHITECTURES)}")
+        if self.variant not in VARIANTS:
+            raise UnknownModel(f"no variant is called {self.variant!r}; there are {', '.join(VARIANTS)}")
+        if self.classes < MIN_CLASSES:
+            raise InvalidInput(f"classes is {self.classes}; a classifier needs at least {MIN_CLASSES}")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one input image."""
+        return _FAMILIES[self.name].input_shape
+
+
+def build(architecture: Architecture, normalisation: Normalisation) -> BranchyNet:
+    """A network with fresh weights, drawn from torch's global generator."""
+    family = _FAMILIES[architecture.name]
+    network = BranchyNet.whole(
+        family.stages(architecture.variant, architecture.classes),
+        input_shape=family.input_shape,
+        classes=architecture.classes,
+        normalisation=normalisation,
+    )
+    initialise(network, family.convolution_scale)
+    return network
+
+
+def cost(architecture: Architecture) -> NetworkCost:
+    """What the network costs, counted without allocating its weights."""
+    channels = architecture.input_shape[0]
+    with torch.device("meta"):
+        return measure_cost(build(architecture, Normalisation((0.0,) * channels, (1.0,) * channels)))
+
+
+def cut_shapes(architecture: Architecture) -> list[tuple[int, ...]]:
+    """Shape of one sample's tensor at each cut 0 … n-1; at cut 0 it is the image's."""
+    maps = [stage.output_shape for stage in cost(architecture).stages]
+    return [architecture.input_shape, *maps[:-1]]

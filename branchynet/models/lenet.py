@@ -1,0 +1,48 @@
+"""B-LeNet: three convolutions, two linear layers, one branch after the first convolution.
+
+Paper: section IV-A. Code: `networks/lenet.py` of the release. The paper's text and the code name the same layers.
+In the code the branch leaves before the pooling and ReLU that both paths then apply, so its cut carries 5×30×30
+values. The text only says "after the first convolutional layer": there, variant `paper` puts the shared pooling and
+ReLU before the cut. It computes the very same function with a cut four times smaller (5×15×15).
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from branchynet.models.layers import ceil_pool
+from branchynet.network import Stage
+
+__all__ = ["INPUT_SHAPE", "stages"]
+
+INPUT_SHAPE = (1, 28, 28)
+
+
+def stages(variant: str, classes: int) -> list[Stage]:
+    """The two stages of B-LeNet for images [B, 1, 28, 28], in variant `code` or `paper`."""
+    convolution = nn.Conv2d(1, 5, 5, padding=3)  # [5, 30, 30]
+    shared = [ceil_pool(2), nn.ReLU()]  # [5, 15, 15]
+    branch = [
+        nn.Conv2d(5, 10, 3, padding=1),  # [10, 15, 15]
+        ceil_pool(2),  # [10, 8, 8]
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(640, classes),
+    ]
+    deep = [
+        nn.Conv2d(5, 10, 5, padding=3),  # [10, 17, 17]
+        ceil_pool(2),  # [10, 9, 9]
+        nn.ReLU(),
+        nn.Conv2d(10, 20, 5, padding=3),  # [20, 11, 11]
+        ceil_pool(2),  # [20, 6, 6]
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(720, 84),
+    ]
+    final = nn.Linear(84, classes)
+    if variant == "paper":
+        first = Stage(nn.Sequential(convolution, *shared), nn.Sequential(*branch))
+        return [first, Stage(nn.Sequential(*deep), final)]
+    again = [ceil_pool(2), nn.ReLU()]
+    first = Stage(nn.Sequential(convolution), nn.Sequential(*shared, *branch))
+    return [first, Stage(nn.Sequential(*again, *deep), final)]

@@ -1,0 +1,67 @@
+"""B-ResNet-110 for CIFAR-10: 54 residual blocks in three groups of 18, two branches.
+
+Code: `networks/resnet.py` of the release. Its first convolution has no padding, so the maps are 30×30, 15×15, 8×8;
+the branches sit after that convolution and after the first group; the end is a 6×6 average with stride 1.
+Paper: section IV-C. The trunk is that of He et al. 2015 (padded, 32×32, global average, no biases before
+normalisation). The first branch sits "after the 2nd convolutional layer", which is inside a residual block; a cut
+there would have to carry the shortcut as well, so variant `paper` takes the end of that block. The second branch
+comes after the 37th convolution, the end of the first group, in both.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from branchynet.models.layers import LocalResponseNorm, ResidualBlock
+from branchynet.network import Stage
+
+__all__ = ["BLOCKS_PER_GROUP", "INPUT_SHAPE", "stages"]
+
+INPUT_SHAPE = (3, 32, 32)
+BLOCKS_PER_GROUP = 18
+
+
+def stages(variant: str, classes: int) -> list[Stage]:
+    """The three stages of B-ResNet-110 for images [B, 3, 32, 32], in variant `code` or `paper`."""
+    code = variant == "code"
+    side = 30 if code else 32
+    start = [
+        nn.Conv2d(3, 16, 3, padding=0 if code else 1, bias=code),
+        nn.BatchNorm2d(16, eps=2e-5),
+        nn.ReLU(),
+    ]  # [16, side, side]
+    group = [ResidualBlock(16, 16, bias=code) for _ in range(BLOCKS_PER_GROUP)]
+    # The code branches off before the first block, the paper after it.
+    inside = 0 if code else 1
+    rest = [*_group(16, 32, bias=code), *_group(32, 64, bias=code)]  # [64, 8, 8]
+    # 6×6 average with stride 1 leaves 3×3 of the code's map; the paper's trunk averages over the whole map.
+    end = [nn.AvgPool2d(6, 1), nn.Flatten()] if code else [nn.AvgPool2d(8), nn.Flatten()]
+    return [
+        Stage(nn.Sequential(*start, *group[:inside]), _first_branch(side, classes)),
+        Stage(nn.Sequential(*group[inside:]), _second_branch(side, classes, bias=code)),
+        Stage(nn.Sequential(*rest, *end), nn.Linear(576 if code else 64, classes)),
+    ]
+
+
+def _group(inputs: int, outputs: int, *, bias: bool) -> list[nn.Module]:
+    halving = ResidualBlock(inputs, outputs, stride=2, bias=bias)
+    return [halving, *(ResidualBlock(outputs, outputs, bias=bias) for _ in range(BLOCKS_PER_GROUP - 1))]
+
+
+def _first_branch(side: int, classes: int) -> nn.Module:
+    """Three convolutions and a linear layer: a fifth of the trunk's MACs, the price of the released design."""
+    return nn.Sequential(
+        nn.Conv2d(16, 64, 5, padding=2),
+        nn.ReLU(),
+        LocalResponseNorm(),
+        nn.Conv2d(64, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * side * side, classes),
+    )
+
+
+def _second_branch(side: int, classes: int, *, bias: bool) -> nn.Module:
+    return nn.Sequential(ResidualBlock(16, 16, bias=bias), nn.Flatten(), nn.Linear(16 * side * side, classes))

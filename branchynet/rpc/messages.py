@@ -1,0 +1,173 @@
+"""Protobuf messages to values and back. Nothing above the services knows protobuf; nothing here decides.
+
+A tensor's bytes are checked against its dtype and shape before anything is allocated: the sender's word for a size
+is never enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from branchynet.decisions.exits import ExitRule
+from branchynet.errors import InvalidInput
+from branchynet.prediction import Place, Policy, Prediction, ServedModel
+from protos import split_inference_pb2 as pb
+
+__all__ = [
+    "array_from_tensor",
+    "policy_from_message",
+    "policy_to_message",
+    "predictions_from_reply",
+    "predictions_to_reply",
+    "rule_from_message",
+    "rule_to_message",
+    "served_from_reply",
+    "served_to_reply",
+    "tensor_from_array",
+]
+
+# Little-endian whatever the host is: the wire has one byte order.
+_DTYPES: dict[int, np.dtype[np.generic]] = {
+    pb.DTYPE_UINT8: np.dtype("<u1"),
+    pb.DTYPE_FLOAT32: np.dtype("<f4"),
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_POLICIES = {
+    pb.POLICY_SPLIT: Policy.SPLIT,
+    pb.POLICY_EDGE_ONLY: Policy.EDGE_ONLY,
+    pb.POLICY_CLOUD_ONLY: Policy.CLOUD_ONLY,
+}
+_POLICY_CODES = {policy: code for code, policy in _POLICIES.items()}
+_PLACES = {pb.PLACE_EDGE: Place.EDGE, pb.PLACE_CLOUD: Place.CLOUD, pb.PLACE_FALLBACK: Place.FALLBACK}
+_PLACE_CODES = {place: code for code, place in _PLACES.items()}
+MAX_DIMENSIONS = 8
+
+
+def tensor_from_array(array: NDArray[np.generic]) -> pb.Tensor:
+    """The message for *array*, uint8 or float32; `InvalidInput` for another dtype."""
+    code = _CODES.get(array.dtype.newbyteorder("<"))
+    if code is None:
+        raise InvalidInput(f"dtype {array.dtype} has no form on the wire; use uint8 or float32")
+    data = np.ascontiguousarray(array, dtype=_DTYPES[code]).tobytes()
+    return pb.Tensor(dtype=code, shape=array.shape, data=data)  # type: ignore[arg-type]
+
+
+def array_from_tensor(tensor: pb.Tensor, what: str) -> NDArray[np.generic]:
+    """A read-only array over the message's bytes; *what* names it in errors.
+
+    Raises `InvalidInput` for an unknown dtype, a shape with a non-positive side or too many sides, or a number of
+    bytes that dtype and shape do not ask for.
+    """
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise InvalidInput(f"{what}: dtype {tensor.dtype} is unknown; 1 is uint8, 2 is float32")
+    shape = tuple(tensor.shape)
+    if not 1 <= len(shape) <= MAX_DIMENSIONS or min(shape) < 1:
+        raise InvalidInput(f"{what}: shape {shape} is not 1 to {MAX_DIMENSIONS} positive sides")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(tensor.data) != expected:
+        raise InvalidInput(
+            f"{what}: shape {shape} of {dtype.name} takes {expected} bytes, the message holds {len(tensor.data)}"
+        )
+    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+
+
+def rule_to_message(rule: ExitRule) -> pb.ExitRule:
+    """The message for *rule*."""
+    return pb.ExitRule(criterion=rule.criterion.value, thresholds=rule.thresholds)
+
+
+def rule_from_message(message: pb.ExitRule) -> ExitRule:
+    """The rule in *message*; `InvalidInput` for an unknown criterion or a NaN threshold."""
+    return ExitRule(message.criterion, tuple(message.thresholds))  # type: ignore[arg-type]
+
+
+def policy_to_message(policy: Policy) -> pb.Policy:
+    """The code of *policy*."""
+    return _POLICY_CODES[policy]
+
+
+def policy_from_message(code: int) -> Policy:
+    """The policy with this *code*; `InvalidInput` if there is none."""
+    try:
+        return _POLICIES[code]  # type: ignore[index]
+    except KeyError:
+        raise InvalidInput(f"policy {code} is unknown; it must be one of {sorted(_POLICIES)}") from None
+
+
+def predictions_to_reply(model: str, content_hash: str, predictions: Sequence[Prediction]) -> pb.ClassifyReply:
+    """The reply that carries *predictions*, in their order."""
+    answers = [
+        pb.Answer(
+            label=prediction.label,
+            exit=prediction.exit,
+            place=_PLACE_CODES[prediction.place],
+            edge_ms=prediction.edge_ms,
+            network_ms=prediction.network_ms,
+            cloud_ms=prediction.cloud_ms,
+            uplink_bytes=prediction.uplink_bytes,
+            fallback_reason=prediction.fallback_reason,
+        )
+        for prediction in predictions
+    ]
+    probabilities = np.stack([prediction.probabilities for prediction in predictions])
+    return pb.ClassifyReply(
+        model=model,
+        content_hash=content_hash,
+        answers=answers,
+        probabilities=tensor_from_array(probabilities),
+    )
+
+
+def predictions_from_reply(reply: pb.ClassifyReply) -> list[Prediction]:
+    """The predictions in *reply*; `InvalidInput` if the server's reply does not add up."""
+    probabilities = array_from_tensor(reply.probabilities, "probabilities").astype(np.float32)
+    if len(probabilities) != len(reply.answers):
+        raise InvalidInput(f"{len(reply.answers)} answers came with {len(probabilities)} rows of probabilities")
+    return [
+        Prediction(
+            label=answer.label,
+            probabilities=row,
+            exit=answer.exit,
+            place=_PLACES[answer.place],
+            edge_ms=answer.edge_ms,
+            network_ms=answer.network_ms,
+            cloud_ms=answer.cloud_ms,
+            uplink_bytes=answer.uplink_bytes,
+            fallback_reason=answer.fallback_reason,
+        )
+        for answer, row in zip(reply.answers, probabilities, strict=True)
+    ]
+
+
+def served_to_reply(served: ServedModel) -> pb.DescribeReply:
+    """The reply that describes *served*."""
+    return pb.DescribeReply(
+        model=served.model,
+        content_hash=served.content_hash,
+        first_stage=served.stages[0],
+        last_stage=served.stages[1],
+        total_stages=served.total_stages,
+        input_shape=served.input_shape,
+        labels=served.labels,
+        rule=rule_to_message(served.rule),
+        max_batch=served.max_batch,
+    )
+
+
+def served_from_reply(reply: pb.DescribeReply) -> ServedModel:
+    """What the node that sent *reply* serves."""
+    return ServedModel(
+        model=reply.model,
+        content_hash=reply.content_hash,
+        stages=(reply.first_stage, reply.last_stage),
+        total_stages=reply.total_stages,
+        input_shape=tuple(reply.input_shape),
+        labels=tuple(reply.labels),
+        rule=rule_from_message(reply.rule),
+        max_batch=reply.max_batch,
+    )

@@ -1,0 +1,132 @@
+"""The life of a node's gRPC server: limits, health, reflection, readiness, and a stop in two steps.
+
+On SIGTERM, SIGINT or (if asked) the end of standard input the node first says NOT_SERVING, so that balancers turn
+away, then refuses new requests and gives the running ones their grace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from branchynet.errors import BranchyNetError
+from branchynet.settings import NodeSettings
+from branchynet.telemetry import Event, logger
+
+__all__ = ["MESSAGE_OVERHEAD_BYTES", "running_server", "serve_until_stopped"]
+
+# Names, shape, rule and framing of a message, beside its tensor.
+MESSAGE_OVERHEAD_BYTES = 64 * 1024
+
+AddService = Callable[[grpc.aio.Server], str]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
+
+
+class ErrorsAsStatuses(grpc.aio.ServerInterceptor):
+    """Turns our errors into their gRPC status with the message as details; anything else is INTERNAL and logged."""
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap unary handlers; others (reflection, health watch) are passed through."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        method, behaviour = handler_call_details.method, handler.unary_unary
+
+        async def answer(request: Any, context: Any) -> Any:
+            try:
+                return await behaviour(request, context)
+            except BranchyNetError as error:
+                logger().info(Event.REFUSED, method=method, status=error.grpc_status, details=str(error))
+                await context.abort(grpc.StatusCode[error.grpc_status], str(error))
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                logger().exception(Event.FAILED, method=method)
+                await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_server(
+    add_services: Sequence[AddService], settings: NodeSettings, max_message_bytes: int
+) -> AsyncIterator[int]:
+    """A serving server with health and reflection; yields its port, and drains when the block ends.
+
+    Each of *add_services* registers one service and returns its full name. Raises `OSError` if the port is taken.
+    """
+    server = grpc.aio.server(
+        interceptors=[ErrorsAsStatuses()],
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+            # Two nodes on one port would share the requests by chance; fail instead.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = [add(server) for add in add_services]
+    reflection.enable_server_reflection(
+        [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], server
+    )
+    try:
+        port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {settings.host}:{settings.port}: {error}") from None
+    await server.start()
+    for name in ["", *names]:
+        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield port
+    finally:
+        await health.enter_graceful_shutdown()
+        await server.stop(settings.grace_s)
+
+
+async def serve_until_stopped(
+    add_services: Sequence[AddService], settings: NodeSettings, max_message_bytes: int
+) -> None:
+    """Serve, print one JSON line `{"event": "ready", "port": …}` on standard output, and drain when told to stop."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if settings.exit_with_parent:
+        _stop_at_end_of_input(loop, stop)
+    log = logger(role=settings.role)
+    async with running_server(add_services, settings, max_message_bytes) as port:
+        print(json.dumps({"event": "ready", "port": port}), flush=True)
+        log.info(Event.READY, host=settings.host, port=port)
+        await stop.wait()
+        log.info(Event.DRAINING, grace_s=settings.grace_s)
+    log.info(Event.STOPPED)
+
+
+def _stop_at_end_of_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """The kernel closes a dead parent's pipes, so end of input comes however the parent died."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        with contextlib.suppress(RuntimeError):  # the loop may have ended by itself
+            loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=wait, name="parent-watch", daemon=True).start()

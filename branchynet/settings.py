@@ -1,0 +1,115 @@
+"""The one reader of flags, environment and settings files, in that order of weight.
+
+A node's settings are a subclass of `NodeSettings`: its fields are the flags (`--max-batch`), the environment variables
+(`BRANCHYNET_EDGE_MAX_BATCH`) and the keys of its table in a TOML file (`[edge]`, `max_batch = …`), with one default
+and one help text each.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import (
+    SettingsError as PydanticSettingsError,
+)
+
+from branchynet.errors import SettingsError
+from branchynet.telemetry import LogFormat, LogLevel
+
+__all__ = ["NodeSettings", "read_settings"]
+
+
+class NodeSettings(BaseSettings):
+    """What both nodes can be told."""
+
+    role: ClassVar[str]
+    model_config = SettingsConfigDict(extra="forbid", cli_kebab_case=True, cli_implicit_flags=True, frozen=True)
+
+    config: Path | None = Field(None, description="settings file (TOML); flags and environment win over it")
+    artifact: str = Field("lenet-fashion", description="name of a shipped artifact, or folder of a trained one")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(description="port to listen on; 0 takes a free one", ge=0, le=65535)
+    max_batch: int = Field(256, description="most images in one request", ge=1, le=65536)
+    threads: int = Field(1, description="threads for the network's layers", ge=1, le=1024)
+    grace_s: float = Field(10.0, description="seconds that running requests get after SIGTERM", ge=0)
+    log_level: LogLevel = Field("info", description="least severe event that is logged")
+    log_format: LogFormat = Field("console", description="console (for people) or json (one object a line)")
+    exit_with_parent: bool = Field(
+        False, description="stop when standard input closes, so that a child never outlives its parent"
+    )
+
+
+Settings = TypeVar("Settings", bound=NodeSettings)
+
+
+def read_settings(kind: type[Settings], argv: Sequence[str], program: str) -> Settings:
+    """The settings of a node of *kind* from flags (*argv*), environment and the file that `--config` names.
+
+    Prints help and exits for `--help`. Raises `SettingsError`, naming the setting and its value.
+    """
+    prefix = f"BRANCHYNET_{kind.role.upper()}_"
+    table = _table(_config_path(argv, prefix), kind.role)
+
+    class WithFile(kind):  # type: ignore[valid-type,misc]
+        model_config = SettingsConfigDict(env_prefix=prefix, cli_prog_name=program)
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (the signature is pydantic's)
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=table)
+
+    WithFile.__doc__ = kind.__doc__
+    try:
+        read = WithFile(_cli_parse_args=list(argv))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (given: {problem.get('input')!r})"
+            for problem in error.errors()
+        )
+        raise SettingsError(problems) from None
+    except PydanticSettingsError as error:
+        raise SettingsError(str(error)) from None
+    return kind.model_construct(**read.model_dump())
+
+
+def _config_path(argv: Sequence[str], prefix: str) -> Path | None:
+    for index, word in enumerate(argv):
+        if word == "--config" and index + 1 < len(argv):
+            return Path(argv[index + 1])
+        if word.startswith("--config="):
+            return Path(word.removeprefix("--config="))
+    named = os.environ.get(f"{prefix}CONFIG")
+    return Path(named) if named else None
+
+
+def _table(path: Path | None, role: str) -> dict[str, Any]:
+    """The table `[role]` of the TOML file at *path*; empty without a file."""
+    if path is None:
+        return {}
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"the settings file {path} does not exist") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
+    table = document.get(role, {})
+    if not isinstance(table, dict):
+        raise SettingsError(f"{path}: {role} is {table!r}; it must be a table [{role}]")
+    return table

@@ -1,0 +1,1 @@
+"""Everything that needs labelled images: data, training, calibration and export."""

@@ -1,0 +1,114 @@
+"""From a trained network to an artifact: calibrate on the held-out split, measure, write."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from branchynet import artifact as artifacts
+from branchynet.artifact import Manifest
+from branchynet.decisions.calibration import screen, select
+from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.outcomes import OutcomeTable, RuleResult
+from branchynet.errors import InvalidInput
+from branchynet.models import cost, zoo
+from branchynet.training import datasets
+from branchynet.training.datasets import Dataset
+from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
+from branchynet.training.joint import Trained
+from branchynet.training.recipes import Recipe
+
+__all__ = ["assemble", "calibration_table", "choose_rule", "copy_with_rule", "training_split"]
+
+MAX_DROP = 0.001
+CANDIDATES = 200
+DEFAULT_CUT = 1
+
+
+def training_split(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]:
+    """The recipe's training images and its held-out calibration images, by the recipe's seed."""
+    whole = datasets.load(recipe.dataset, "train", data, progress=True)
+    return datasets.split_calibration(whole, recipe.calibration_images, recipe.seed)
+
+
+def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest, OutcomeTable]:
+    """An artifact's manifest, and its outcomes on the images that were held out when it was trained."""
+    manifest, network = artifacts.load(zoo.find(name_or_folder))
+    try:
+        held, seed = manifest.training["recipe"]["calibration_images"], manifest.training["recipe"]["seed"]
+    except KeyError as error:
+        raise InvalidInput(f"{manifest.name} does not say which images were held out: {error} is missing") from None
+    _, calibration = datasets.split_calibration(
+        datasets.load(manifest.dataset, "train", data, progress=True), held, seed
+    )
+    return manifest, measure_outcomes(network, cost(manifest.architecture), calibration)
+
+
+def choose_rule(
+    table: OutcomeTable, criterion: Criterion, max_drop: float, candidates: int
+) -> tuple[list[RuleResult], RuleResult]:
+    """All screened rules, and the cheapest that loses at most *max_drop* (0..1) against the final exit."""
+    # Two thresholds make candidates² rules; keep that within some ten thousand.
+    per_exit = candidates if table.exits == 2 else min(candidates, int(40_000 ** (1 / (table.exits - 1))))
+    results = screen(table, criterion, per_exit)
+    return results, select(results, float(table.correct[-1].mean()) - max_drop)
+
+
+def copy_with_rule(name_or_folder: str, out: Path, chosen: RuleResult) -> Manifest:
+    """Copy an artifact to *out* with another rule; what was measured with the old one is dropped."""
+    source = zoo.find(name_or_folder)
+    shutil.copytree(source, out, dirs_exist_ok=True)
+    manifest = artifacts.read_manifest(source).with_rule(chosen.rule, {"calibration": _result_json(chosen)})
+    artifacts.write_manifest(out, manifest)
+    return manifest
+
+
+def assemble(
+    name: str, out: Path, recipe: Recipe, trained: Trained, calibration: Dataset, test: Dataset | None, command: str
+) -> Manifest:
+    """Calibrate *trained* on *calibration*, measure it on *test* if there is one, and write the artifact to *out*."""
+    costs = cost(recipe.architecture)
+    _, chosen = choose_rule(
+        measure_outcomes(trained.network, costs, calibration), Criterion.ENTROPY, MAX_DROP, CANDIDATES
+    )
+    manifest = Manifest(
+        name=name,
+        architecture=recipe.architecture,
+        normalisation=trained.network.normalisation,
+        labels=calibration.classes,
+        dataset=recipe.dataset,
+        rule=chosen.rule,
+        cut=DEFAULT_CUT,
+        files={},
+        training={"command": command, "recipe": recipe.to_json()},
+        results={"calibration": _result_json(chosen)},
+    )
+    manifest = artifacts.save(out, manifest, trained.network, trained.baseline)
+    if test is not None:
+        results = {**manifest.results, "test": _test_results(out, manifest, chosen.rule, test)}
+        manifest = manifest.with_rule(chosen.rule, results)
+        artifacts.write_manifest(out, manifest)
+    return manifest
+
+
+def _test_results(folder: Path, manifest: Manifest, rule: ExitRule, test: Dataset) -> dict[str, Any]:
+    """Results of the artifact as it lies on disk, so that a reader who loads it finds the same."""
+    _, network = artifacts.load(folder)
+    table = measure_outcomes(network, cost(manifest.architecture), test)
+    baseline = artifacts.load_baseline(folder, manifest)
+    return {
+        "images": len(test),
+        **_result_json(table.apply(rule)),
+        "exit_accuracies": [round(float(right.mean()), 6) for right in table.correct],
+        "trunk_accuracy": round(trunk_accuracy(baseline, test), 6),
+        "trunk_macs": cost(manifest.architecture).trunk_macs,
+    }
+
+
+def _result_json(result: RuleResult) -> dict[str, Any]:
+    return {
+        "accuracy": round(result.accuracy, 6),
+        "exit_shares": [round(share, 6) for share in result.exit_shares],
+        "macs": round(result.cost, 1),
+    }

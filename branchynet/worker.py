@@ -1,0 +1,47 @@
+"""One compute thread beside an event loop, so that the loop never waits for a network's layers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, ParamSpec, TypeVar
+
+__all__ = ["Timed", "Worker"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[R]):
+    """A result with how long it waited for the thread and how long it took on it."""
+
+    value: R
+    queue_ms: float
+    compute_ms: float
+
+
+class Worker:
+    """Runs calls one after the other on a thread of its own. Cancelling a call that still waits removes it."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Timed[R]:
+        """The result of *call* with its times; what it raises is raised here."""
+        submitted_s = time.perf_counter()
+
+        def timed() -> Timed[R]:
+            started_s = time.perf_counter()
+            value = call(*args, **kwargs)
+            ended_s = time.perf_counter()
+            return Timed(value, 1e3 * (started_s - submitted_s), 1e3 * (ended_s - started_s))
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+
+    def close(self) -> None:
+        """Finish what runs, drop what waits."""
+        self._thread.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,54 @@
+"""`branchynet`: train, evaluate, calibrate, edge, cloud, classify, demo."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+import branchynet
+from branchynet.errors import BranchyNetError
+from cli import calibrate, classify, demo, evaluate, nodes, train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="branchynet",
+    help="Edge-cloud early-exit inference: easy samples leave on the edge, hard ones go on in the cloud.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"branchynet {branchynet.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    del version
+
+
+app.command("demo")(demo.demo)
+app.command("classify")(classify.classify)
+nodes.register(app)
+app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
+app.command("train")(train.train)
+
+
+def main() -> None:
+    """Run the command line; our errors end it with their message and code 2."""
+    try:
+        app()
+    except BranchyNetError as error:
+        print(f"branchynet: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

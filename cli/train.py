@@ -1,0 +1,98 @@
+"""`branchynet train`: a recipe becomes an artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress, TaskID
+
+from cli.output import DataOption, console, progress_bar
+
+if TYPE_CHECKING:
+    from branchynet.training.joint import Step
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[str, typer.Option(help="Name of the recipe; --list shows them.")] = "lenet-fashion",
+    data: DataOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the artifact; runs/RECIPE/artifact if not given.", file_okay=False)
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoint and log; runs/RECIPE if not given.", file_okay=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Replaces the recipe's seed.")] = None,
+    trunk_epochs: Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)] = None,
+    joint_epochs: Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores if not given.", min=1)] = None,
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
+) -> None:
+    """Train trunk first, then all exits together (the paper's procedure), and write a calibrated artifact.
+
+    A run that was stopped goes on from its checkpoint when the same command is given again. The log is one JSON
+    object a line. The plain trunk is trained on for as long as well, to compare with.
+    """
+    import torch
+
+    from branchynet.errors import Unavailable
+    from branchynet.training import datasets, joint
+    from branchynet.training.assembly import assemble, training_split
+    from branchynet.training.recipes import RECIPES, named_recipe
+
+    if list_recipes:
+        for name, listed in RECIPES.items():
+            epochs = f"{listed.trunk_epochs} + {listed.joint_epochs} epochs"
+            console.print(f"{name:24} {listed.architecture.name} ({listed.architecture.variant}), "
+                          f"{listed.dataset}, {epochs}, {listed.optimiser}")  # fmt: skip
+        return
+    if threads is not None:
+        torch.set_num_threads(threads)
+    overrides = {"seed": seed, "trunk_epochs": trunk_epochs, "joint_epochs": joint_epochs}
+    given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
+    chosen = dataclasses.replace(named_recipe(recipe), **given)
+    run = run or Path("runs") / recipe
+    out = out or run / "artifact"
+    training, calibration = training_split(chosen, data)
+    console.print(f"{training.source}: {len(training):,} images to train on, {len(calibration):,} held out")
+    with progress_bar() as bar:
+        trained = joint.train(chosen, training, calibration, run, _Display(bar))
+    try:
+        test = datasets.load(chosen.dataset, "test", data, progress=True)
+    except Unavailable as error:
+        console.print(f"no test results: {error}")
+        test = None
+    command = f"branchynet train --recipe {recipe}" + "".join(
+        f" --{name.replace('_', '-')} {value}" for name, value in given.items()
+    )
+    manifest = assemble(
+        out.name if out.name != "artifact" else recipe, out, chosen, trained, calibration, test, command
+    )
+    console.print(f"{manifest.name} written to {out}; thresholds {list(manifest.rule.thresholds)}")
+    if test is not None:
+        console.print(f"on {len(test):,} test images: {manifest.results['test']}")
+
+
+class _Display:
+    """A bar for each phase, with the loss as it falls and the held-out accuracy of every exit after each epoch."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+        self._note = ""
+
+    def __call__(self, step: Step) -> None:
+        """Show *step*."""
+        if step.accuracies is not None:
+            accuracies = " / ".join(f"{100 * accuracy:.2f}" for accuracy in step.accuracies)
+            self._note = f"held out {accuracies} %"
+            console.print(f"{step.phase} {step.epoch + 1}/{step.epochs}: loss {step.loss:.4f}, {self._note}")
+            return
+        if step.phase not in self._tasks:
+            self._tasks[step.phase] = self._bar.add_task(step.phase, total=step.epochs * step.steps, note="")
+        done = step.epoch * step.steps + step.step
+        self._bar.update(self._tasks[step.phase], completed=done, note=f"loss {step.loss:.3f} {self._note}")

@@ -1,0 +1,72 @@
+"""What the cloud does with a batch of feature maps: run the rest of the network. Knows no protobuf, no gRPC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from branchynet.artifact import Manifest
+from branchynet.decisions.exits import ExitRule
+from branchynet.errors import InvalidInput
+from branchynet.models import cut_shapes
+from branchynet.network import BranchyNet
+from branchynet.validation import check_batch, check_hash
+from branchynet.worker import Worker
+
+__all__ = ["CloudNode", "Resumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Answers for a batch: the exit of each sample int64 [B], its logits float32 [B, C], and the time it took."""
+
+    exits: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    queue_ms: float
+    compute_ms: float
+
+
+class CloudNode:
+    """Stages [first, n) of an artifact, run on one compute thread."""
+
+    def __init__(self, manifest: Manifest, network: BranchyNet, max_batch: int) -> None:
+        if network.last != network.total_stages:
+            raise InvalidInput(f"a cloud half must reach the last stage, this one ends at {network.last}")
+        self.served = manifest.served((network.first, network.last), max_batch)
+        self._network = network
+        self._shapes = cut_shapes(manifest.architecture)
+        self._worker = Worker("cloud-compute")
+
+    @property
+    def max_sample_bytes(self) -> int:
+        """Size of the largest tensor that one sample can bring."""
+        return max(4 * int(np.prod(shape)) for shape in self._shapes)
+
+    async def resume(self, content_hash: str, cut: int, tensor: NDArray[np.generic], rule: ExitRule | None) -> Resumed:
+        """Run stages [*cut*, n) on *tensor* [B, …]; *rule* is the artifact's own if None.
+
+        *tensor*: uint8 images at cut 0, float32 maps otherwise. Raises `ArtifactMismatch`, `InvalidInput` or
+        `TooLarge` before any layer runs.
+        """
+        check_hash(content_hash, self.served.content_hash)
+        self._check_cut(cut)
+        dtype = np.dtype(np.uint8 if cut == 0 else np.float32)
+        check_batch(tensor, dtype, self._shapes[cut], self.served.max_batch, f"tensor at cut {cut}")
+        rule = rule or self.served.rule
+        rule.check_exits(self._network.exits)
+        # The message's buffer is read-only and not aligned; torch wants its own copy.
+        features = torch.from_numpy(tensor.copy())
+        done = await self._worker.run(self._network.resume, features, cut, self._network.total_stages, rule)
+        return Resumed(done.value.exits, done.value.logits, done.queue_ms, done.compute_ms)
+
+    def close(self) -> None:
+        """End the compute thread after the call that runs."""
+        self._worker.close()
+
+    def _check_cut(self, cut: int) -> None:
+        first, last = self._network.first, self._network.total_stages - 1
+        if not first <= cut <= last:
+            raise InvalidInput(f"cut is {cut}; this node can resume at {first} to {last}")

@@ -1,0 +1,188 @@
+"""The life of a batch at the edge. Knows no protobuf and no gRPC: the cloud is whatever keeps the `Uplink` promise.
+
+1. Run the edge's stages; after each exit the confident samples leave.
+2. Send whoever is left to the cloud, in one message, with the time that is left.
+3. Join the answers in the order of the images. Where the cloud did not answer, the edge's deepest exit does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from branchynet.artifact import Manifest
+from branchynet.decisions.exits import ExitRule, softmax
+from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
+from branchynet.network import BranchyNet, Progress
+from branchynet.prediction import Place, Policy, Prediction
+from branchynet.validation import check_batch
+from branchynet.worker import Worker
+
+__all__ = ["CloudAnswers", "EdgeNode", "OffloadLimits", "Uplink"]
+
+
+@dataclass(frozen=True, slots=True)
+class CloudAnswers:
+    """The cloud's answers for R samples, in the order they were sent.
+
+    *exits*: int64 [R]; *logits*: float32 [R, C]; *cloud_ms*: waiting and computing there; *round_trip_ms*: from the
+    call to the reply; *sent_bytes*: size of the message.
+    """
+
+    exits: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    cloud_ms: float
+    round_trip_ms: float
+    sent_bytes: int
+
+
+class Uplink(Protocol):
+    """The way to the cloud."""
+
+    async def resume(self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float) -> CloudAnswers:
+        """Answers for *tensor* [R, …] at *cut* within *timeout_ms*, or a `BranchyNetError` that says why not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadLimits:
+    """*timeout_ms*: longest wait for the cloud. *reserve_ms*: kept back from a deadline for the way home."""
+
+    timeout_ms: float
+    reserve_ms: float
+
+    def allowance_ms(self, remaining_ms: float | None) -> float:
+        """How long the cloud may take when the caller still waits *remaining_ms* (None: for ever)."""
+        if remaining_ms is None:
+            return self.timeout_ms
+        return min(self.timeout_ms, remaining_ms - self.reserve_ms)
+
+
+class EdgeNode:
+    """Stages [0, cut) of an artifact on one compute thread, and the way to the cloud (None: there is none)."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        network: BranchyNet,
+        uplink: Uplink | None,
+        limits: OffloadLimits,
+        max_batch: int,
+        clock_s: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if network.first != 0:
+            raise InvalidInput(f"an edge half must start at stage 0, this one starts at {network.first}")
+        if all(number is None for number in network.exit_of_stage[: network.last]):
+            raise InvalidInput(f"an edge half needs an exit, there is none before cut {network.last}")
+        self.served = manifest.served((0, network.last), max_batch)
+        self._network = network
+        self._uplink = uplink
+        self._limits = limits
+        self._clock_s = clock_s
+        self._worker = Worker("edge-compute")
+
+    async def classify(
+        self,
+        images: NDArray[np.generic],
+        *,
+        rule: ExitRule | None = None,
+        policy: Policy = Policy.SPLIT,
+        remaining_ms: float | None = None,
+    ) -> list[Prediction]:
+        """One prediction for each of *images*, uint8 [B, C, H, W], in their order, whatever the cloud does.
+
+        *remaining_ms*: how long the caller waits. Raises `InvalidInput` or `TooLarge` for a batch or rule that does
+        not fit.
+        """
+        arrived_s = self._clock_s()
+        check_batch(images, np.dtype(np.uint8), self.served.input_shape, self.served.max_batch, "images")
+        rule = rule or self.served.rule
+        rule.check_exits(self._network.exits)
+        # The message's buffer is read-only and not aligned; torch wants its own copy.
+        batch = torch.from_numpy(images.copy())
+        cut = 0 if policy is Policy.CLOUD_ONLY else self._network.last
+        progress, edge_ms = await self._run(batch, 0, cut, rule)
+        local = Place.FALLBACK if policy is Policy.CLOUD_ONLY else Place.EDGE
+        answers = _answers(progress, local, edge_ms)
+        whole = cut == self._network.total_stages
+        if not len(progress.remaining) or whole or policy is Policy.EDGE_ONLY:
+            return answers
+        spent_ms = 1e3 * (self._clock_s() - arrived_s)
+        left_ms = None if remaining_ms is None else remaining_ms - spent_ms
+        try:
+            cloud = await self._ask_cloud(cut, progress.features, rule, left_ms)
+        except BranchyNetError as error:
+            if policy is Policy.CLOUD_ONLY:
+                progress, edge_ms = await self._run(batch, 0, self._network.last, rule)
+                answers = _answers(progress, local, edge_ms)
+            unanswered = np.arange(len(images)) if policy is Policy.CLOUD_ONLY else progress.remaining
+            return _fall_back(answers, unanswered, error)
+        return _join(answers, progress.remaining, cloud, edge_ms)
+
+    def close(self) -> None:
+        """End the compute thread after the call that runs."""
+        self._worker.close()
+
+    async def _run(self, batch: torch.Tensor, first: int, last: int, rule: ExitRule) -> tuple[Progress, float]:
+        if first == last:  # nothing to compute: do not wait for the thread
+            return self._network.resume(batch, first, last, rule), 0.0
+        done = await self._worker.run(self._network.resume, batch, first, last, rule)
+        return done.value, done.queue_ms + done.compute_ms
+
+    async def _ask_cloud(self, cut: int, features: torch.Tensor, rule: ExitRule, left_ms: float | None) -> CloudAnswers:
+        if self._uplink is None:
+            raise Unavailable("this edge was given no cloud")
+        timeout_ms = self._limits.allowance_ms(left_ms)
+        if timeout_ms <= 0:
+            raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
+        return await self._uplink.resume(cut, features.numpy(), rule, timeout_ms)
+
+
+def _answers(progress: Progress, place: Place, edge_ms: float) -> list[Prediction]:
+    """What the edge alone says about each sample: the last exit that scored it."""
+    probabilities = softmax(progress.logits).astype(np.float32)
+    return [
+        Prediction(int(row.argmax()), row, int(number), place, edge_ms)
+        for row, number in zip(probabilities, progress.exits, strict=True)
+    ]
+
+
+def _join(answers: list[Prediction], sent: NDArray[np.int64], cloud: CloudAnswers, edge_ms: float) -> list[Prediction]:
+    """*answers* with those at the positions *sent* replaced by the cloud's."""
+    joined = list(answers)
+    probabilities = softmax(cloud.logits).astype(np.float32)
+    shares = _shares(cloud.sent_bytes, len(sent))
+    network_ms = max(0.0, cloud.round_trip_ms - cloud.cloud_ms)
+    for row, position in enumerate(sent):
+        joined[position] = Prediction(
+            label=int(probabilities[row].argmax()),
+            probabilities=probabilities[row],
+            exit=int(cloud.exits[row]),
+            place=Place.CLOUD,
+            edge_ms=edge_ms,
+            network_ms=network_ms,
+            cloud_ms=cloud.cloud_ms,
+            uplink_bytes=shares[row],
+        )
+    return joined
+
+
+def _fall_back(answers: list[Prediction], unanswered: NDArray[np.int64], error: BranchyNetError) -> list[Prediction]:
+    """*answers* with those at the positions *unanswered* marked: the edge had to do."""
+    marked = list(answers)
+    reason = f"{error.grpc_status}: {error}"
+    for position in unanswered:
+        marked[position] = replace(answers[position], place=Place.FALLBACK, fallback_reason=reason)
+    return marked
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """*total* bytes over *parts* samples as evenly as whole bytes go; they add up."""
+    share, rest = divmod(total, parts)
+    return [share + (part < rest) for part in range(parts)]

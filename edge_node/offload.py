@@ -1,0 +1,79 @@
+"""The way to the cloud over gRPC: one channel, one call for what is left of a batch."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from branchynet.decisions.exits import ExitRule
+from branchynet.errors import BranchyNetError, InvalidInput
+from branchynet.rpc import messages
+from branchynet.rpc.channel import error_from_rpc, open_channel
+from branchynet.telemetry import Event, logger
+from edge_node.node import CloudAnswers
+from protos import split_inference_pb2 as pb
+from protos import split_inference_pb2_grpc as pb_grpc
+
+__all__ = ["GrpcUplink"]
+
+
+class GrpcUplink:
+    """Calls the cloud node at *target* (`host:port`) for the artifact with *content_hash*."""
+
+    def __init__(self, target: str, content_hash: str, max_message_bytes: int) -> None:
+        self._channel = open_channel(target, max_message_bytes)
+        self._cloud = pb_grpc.CloudStub(self._channel)  # type: ignore[no-untyped-call]
+        self._content_hash = content_hash
+        self._log = logger(cloud=target)
+        self._answering = True
+
+    async def resume(self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float) -> CloudAnswers:
+        """See `edge_node.node.Uplink`. Fails at once while the cloud is known to be away."""
+        request = pb.ResumeRequest(
+            content_hash=self._content_hash,
+            cut=cut,
+            tensor=messages.tensor_from_array(tensor),
+            rule=messages.rule_to_message(rule),
+        )
+        started_s = time.perf_counter()
+        try:
+            reply = await self._cloud.Resume(request, timeout=timeout_ms / 1e3)
+            answers = _checked(reply, len(tensor), request.ByteSize(), started_s)
+        except grpc.aio.AioRpcError as failure:
+            error = error_from_rpc(failure)
+            self._note(error)
+            raise error from None
+        except BranchyNetError as error:
+            self._note(error)
+            raise
+        self._note(None)
+        return answers
+
+    async def close(self) -> None:
+        """Close the channel; calls still running are cancelled."""
+        await self._channel.close()
+
+    def _note(self, error: BranchyNetError | None) -> None:
+        """Log changes between answering and not, not every request."""
+        if error is None and not self._answering:
+            self._log.info(Event.CLOUD_BACK)
+        if error is not None and self._answering:
+            self._log.warning(Event.CLOUD_LOST, status=error.grpc_status, details=str(error))
+        self._answering = error is None
+
+
+def _checked(reply: pb.ResumeReply, samples: int, sent_bytes: int, started_s: float) -> CloudAnswers:
+    """The answers in *reply*; `InvalidInput` unless there is one for each of the *samples*."""
+    logits = messages.array_from_tensor(reply.logits, "logits").astype(np.float32)
+    if len(reply.exits) != samples or len(logits) != samples:
+        raise InvalidInput(f"the cloud answered {len(reply.exits)} of {samples} samples")
+    return CloudAnswers(
+        exits=np.array(reply.exits, dtype=np.int64),
+        logits=logits,
+        cloud_ms=reply.queue_ms + reply.compute_ms,
+        round_trip_ms=1e3 * (time.perf_counter() - started_s),
+        sent_bytes=sent_bytes,
+    )

@@ -1,0 +1,27 @@
+"""What an edge node can be told."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from branchynet.settings import NodeSettings
+
+__all__ = ["EdgeSettings"]
+
+
+class EdgeSettings(NodeSettings):
+    """Classify images beside the camera. Flags win over BRANCHYNET_EDGE_* variables, those over --config."""
+
+    role: ClassVar[str] = "edge"
+
+    port: int = Field(8001, description="port to listen on; 0 takes a free one", ge=0, le=65535)
+    cloud: str = Field("127.0.0.1:8011", description="host:port of the cloud node; empty: none, the edge answers alone")
+    cut: int | None = Field(None, description="stages [0, cut) run here; the artifact's own cut if not given", ge=1)
+    offload_timeout_ms: float = Field(
+        2_000, description="longest wait for the cloud before the edge answers itself", gt=0
+    )
+    reserve_ms: float = Field(
+        20, description="part of a request's deadline kept back for joining and returning the answers", ge=0
+    )

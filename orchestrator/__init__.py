@@ -1,0 +1,1 @@
+"""Fleets: nodes and links as real processes, load on them, and what came of it."""

@@ -1,0 +1,149 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DTYPE_UNSPECIFIED: _ClassVar[DType]
+    DTYPE_UINT8: _ClassVar[DType]
+    DTYPE_FLOAT32: _ClassVar[DType]
+
+class Policy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POLICY_SPLIT: _ClassVar[Policy]
+    POLICY_EDGE_ONLY: _ClassVar[Policy]
+    POLICY_CLOUD_ONLY: _ClassVar[Policy]
+
+class Place(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PLACE_UNSPECIFIED: _ClassVar[Place]
+    PLACE_EDGE: _ClassVar[Place]
+    PLACE_CLOUD: _ClassVar[Place]
+    PLACE_FALLBACK: _ClassVar[Place]
+DTYPE_UNSPECIFIED: DType
+DTYPE_UINT8: DType
+DTYPE_FLOAT32: DType
+POLICY_SPLIT: Policy
+POLICY_EDGE_ONLY: Policy
+POLICY_CLOUD_ONLY: Policy
+PLACE_UNSPECIFIED: Place
+PLACE_EDGE: Place
+PLACE_CLOUD: Place
+PLACE_FALLBACK: Place
+
+class Tensor(_message.Message):
+    __slots__ = ("dtype", "shape", "data")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    dtype: DType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ExitRule(_message.Message):
+    __slots__ = ("criterion", "thresholds")
+    CRITERION_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    criterion: str
+    thresholds: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, criterion: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("model", "images", "rule", "policy")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    images: Tensor
+    rule: ExitRule
+    policy: Policy
+    def __init__(self, model: _Optional[str] = ..., images: _Optional[_Union[Tensor, _Mapping]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., policy: _Optional[_Union[Policy, str]] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("label", "exit", "place", "edge_ms", "network_ms", "cloud_ms", "uplink_bytes", "fallback_reason")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    EXIT_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    EDGE_MS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_MS_FIELD_NUMBER: _ClassVar[int]
+    CLOUD_MS_FIELD_NUMBER: _ClassVar[int]
+    UPLINK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
+    label: int
+    exit: int
+    place: Place
+    edge_ms: float
+    network_ms: float
+    cloud_ms: float
+    uplink_bytes: int
+    fallback_reason: str
+    def __init__(self, label: _Optional[int] = ..., exit: _Optional[int] = ..., place: _Optional[_Union[Place, str]] = ..., edge_ms: _Optional[float] = ..., network_ms: _Optional[float] = ..., cloud_ms: _Optional[float] = ..., uplink_bytes: _Optional[int] = ..., fallback_reason: _Optional[str] = ...) -> None: ...
+
+class ClassifyReply(_message.Message):
+    __slots__ = ("model", "content_hash", "answers", "probabilities")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    content_hash: str
+    answers: _containers.RepeatedCompositeFieldContainer[Answer]
+    probabilities: Tensor
+    def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., probabilities: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class ResumeRequest(_message.Message):
+    __slots__ = ("content_hash", "cut", "tensor", "rule")
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    content_hash: str
+    cut: int
+    tensor: Tensor
+    rule: ExitRule
+    def __init__(self, content_hash: _Optional[str] = ..., cut: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ...) -> None: ...
+
+class ResumeReply(_message.Message):
+    __slots__ = ("exits", "logits", "queue_ms", "compute_ms")
+    EXITS_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
+    exits: _containers.RepeatedScalarFieldContainer[int]
+    logits: Tensor
+    queue_ms: float
+    compute_ms: float
+    def __init__(self, exits: _Optional[_Iterable[int]] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., queue_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeReply(_message.Message):
+    __slots__ = ("model", "content_hash", "first_stage", "last_stage", "total_stages", "input_shape", "labels", "rule", "max_batch")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STAGE_FIELD_NUMBER: _ClassVar[int]
+    LAST_STAGE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_STAGES_FIELD_NUMBER: _ClassVar[int]
+    INPUT_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    content_hash: str
+    first_stage: int
+    last_stage: int
+    total_stages: int
+    input_shape: _containers.RepeatedScalarFieldContainer[int]
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    rule: ExitRule
+    max_batch: int
+    def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., first_stage: _Optional[int] = ..., last_stage: _Optional[int] = ..., total_stages: _Optional[int] = ..., input_shape: _Optional[_Iterable[int]] = ..., labels: _Optional[_Iterable[str]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., max_batch: _Optional[int] = ...) -> None: ...
