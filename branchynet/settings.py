@@ -34,7 +34,9 @@ class NodeSettings(BaseSettings):
     """What both nodes can be told."""
 
     role: ClassVar[str]
-    model_config = SettingsConfigDict(extra="forbid", cli_kebab_case=True, cli_implicit_flags=True, frozen=True)
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True
+    )
 
     config: Path | None = Field(None, description="settings file (TOML); flags and environment win over it")
     artifact: str = Field("lenet-fashion", description="name of a shipped artifact, or folder of a trained one")

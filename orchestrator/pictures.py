@@ -48,7 +48,7 @@ def draw_demo(rows: list[Row], path: Path, title: str) -> None:
     shares.invert_yaxis()
     latency.set(xscale="log", xlabel="latency, ms", ylabel="% of requests answered", title="latency")
     latency.grid(alpha=0.3)
-    latency.legend(fontsize=8, loc="lower right")
+    latency.legend(fontsize=8, loc="upper left")
     bars = uplink.bar(names, [row.uplink_bytes_per_image for row in rows], color=_SETUP_COLOURS[: len(rows)], width=0.6)
     uplink.bar_label(bars, fmt="%.0f")
     uplink.margins(y=0.15)

@@ -8,8 +8,8 @@
 
 or `python -m simulations.link_proxy --help` as a process of its own. All connections share the rate of a
 direction. Rates count payload bytes; connecting itself costs no round trip, since the kernel here answers
-for the target. asyncio's own event loop wakes up to 1 ms late each way; `precise_event_loop`, which the
-command uses, brings that below about 0.1 ms.
+for the target. asyncio's own event loop delivers up to about 1 ms late each way; on `precise_event_loop`, which
+the command uses, it is about 0.2 ms.
 """
 
 from __future__ import annotations
@@ -235,13 +235,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Carry TCP connections to a target over an emulated link. Prints one JSON line when "
         'ready: {"event": "ready", "port": N}. Ends with code 0 on SIGTERM and SIGINT.',
     )
-    parser.add_argument("--listen", type=_address, required=True, metavar="HOST:PORT", help="port 0: any free")
+    parser.add_argument(
+        "--listen", type=_address, required=True, metavar="HOST:PORT", help="where to listen; port 0: any free"
+    )
     parser.add_argument(
         "--target", type=_address, required=True, metavar="HOST:PORT", help="resolved for each connection"
     )
     rate = "Mbit/s (1e6 bit/s) of payload, shared by all connections; 0 (default) is unlimited"
-    parser.add_argument("--uplink-mbps", type=float, default=0.0, metavar="RATE", help=f"up: {rate}")
-    parser.add_argument("--downlink-mbps", type=float, default=0.0, metavar="RATE", help=f"down: {rate}")
+    parser.add_argument("--uplink-mbps", type=float, default=0.0, metavar="RATE", help=f"to the target: {rate}")
+    parser.add_argument("--downlink-mbps", type=float, default=0.0, metavar="RATE", help=f"back: {rate}")
     parser.add_argument("--rtt-ms", type=float, default=0.0, metavar="MS", help="round trip, half each way (default 0)")
     parser.add_argument(
         "--jitter-ms",

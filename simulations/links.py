@@ -93,6 +93,10 @@ class LinkSettings:
 
         Raises InvalidInput for a rate, a time or a seed out of range; *jitter_ms* may not exceed *rtt_ms*.
         """
+        if not (math.isfinite(rtt_ms) and rtt_ms >= 0):
+            raise InvalidInput(f"rtt_ms is {rtt_ms}; it must be 0 or more")
+        if not 0 <= jitter_ms <= rtt_ms:
+            raise InvalidInput(f"jitter_ms is {jitter_ms}; it must be between 0 and rtt_ms, which is {rtt_ms}")
         up = Direction(uplink_mbps, rtt_ms / 2, jitter_ms / 2)
         down = Direction(downlink_mbps, rtt_ms / 2, jitter_ms / 2)
         return cls(up, down, seed)

@@ -23,8 +23,8 @@ __all__ = ["Lane", "LinkClock", "close", "relay", "tune"]
 # far back. It bounds how long a proxy short of CPU may pretend that it still keeps the rate.
 _CATCH_UP_S = 0.1
 
-# Linux wakes a sleeper about this much late; the loop turns over for the rest instead of sleeping. It took
-# 0.1 to 0.2 ms off each way here, and no measurable share of a core.
+# Linux wakes a sleeper about this much late; the loop turns over for the rest instead of sleeping. That took
+# 0.1 to 0.2 ms off each way where it was measured, and no measurable share of a core.
 _WAKES_LATE_S = 1e-4
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s

@@ -1,6 +1,6 @@
 """MNIST, Fashion-MNIST and CIFAR-10 as numpy arrays: from a folder, the cache, a mirror or our own sample.
 
-    load("cifar10", "train", Path("data"))   only that folder; an error if it does not have the data set
+    load("cifar10", "train", Path("data"))   that folder first
     load("mnist", "test")                    the system's or the cache's files, else a download into the cache
     load_sample()                            1,000 images of Fashion-MNIST that come with this package
 
@@ -125,36 +125,25 @@ class Dataset:
 def load(name: str, split: Literal["train", "test"], data: Path | None = None, *, progress: bool = False) -> Dataset:
     """Load *split* of the data set *name* (one of `DATASETS`).
 
-    With *data*, only that folder and its usual subfolders are searched. Without, in this order: the system's
-    package of the data set, the cache, a download into the cache (with a bar on stderr if *progress*), and,
-    for the Fashion-MNIST test images alone, the 1,000 that come with this package; `Dataset.source` says so.
+    Sources, in this order: the folder *data* with its usual subfolders, the system's package of the data set, the
+    cache, a download into the cache (with a bar on stderr if *progress*), and, for the Fashion-MNIST test images
+    alone, the 1,000 that come with this package. `Dataset.source` says which it was.
 
-    Raises `UnknownModel` for another name, `InvalidInput` for another split or a folder without the data set,
+    Raises `UnknownModel` for another name, `InvalidInput` for another split or a *data* that is no folder,
     `DamagedData` for files that are broken or of the other data set, `Unavailable` when no source answers.
     """
     if name not in DATASETS:
         raise UnknownModel(f"there is no data set {name!r}; known are {', '.join(DATASETS)}")
     if split not in ("train", "test"):
         raise InvalidInput(f"split {split!r} is neither 'train' nor 'test'")
-    if data is not None:
-        return _load_from_folder(name, split, data)
-    folders = (*sources.SYSTEM_FOLDERS.get(name, ()), sources.cache_folder())
+    if data is not None and not data.is_dir():
+        raise InvalidInput(f"the data folder {data} does not exist or is not a folder")
+    explicit = () if data is None else (data,)
+    folders = (*explicit, *sources.SYSTEM_FOLDERS.get(name, ()), sources.cache_folder())
     for folder in folders:
         if files := sources.find_files(name, split, folder):
             return _read(name, split, files)
     return _load_from_afar(name, split, folders, progress=progress)
-
-
-def _load_from_folder(name: str, split: str, folder: Path) -> Dataset:
-    if files := sources.find_files(name, split, folder):
-        return _read(name, split, files)
-    if not folder.is_dir():
-        raise InvalidInput(f"the data folder {folder} does not exist or is not a folder")
-    looked_for = " or ".join(", ".join(files) for files in sources.layouts(name, split))
-    places = ", ".join(str(place) for place in sources.search_folders(name, folder))
-    raise InvalidInput(
-        f"the data folder {folder} has no {name} {split}: looked for {looked_for} (plain, .gz or .xz) in {places}"
-    )
 
 
 def _load_from_afar(name: str, split: str, searched: Sequence[Path], *, progress: bool) -> Dataset:
@@ -167,10 +156,11 @@ def _load_from_afar(name: str, split: str, searched: Sequence[Path], *, progress
             sample = load_sample()
             _log.warning("%s; using the shipped sample of %d images instead", error, len(sample))
             return replace(sample, source=f"ONLY A SAMPLE, because the full test set was not found: {sample.source}")
-        places = ", ".join(str(place) for place in searched)
+        places = ", ".join(str(place) for folder in searched for place in sources.search_folders(name, folder))
+        looked_for = " or ".join(", ".join(files) for files in sources.layouts(name, split))
         raise Unavailable(
-            f"{name} {split} was not found. Searched {places}; then {error}. Put the files into a folder and "
-            f"name it with --data or BRANCHYNET_DATA"
+            f"{name} {split} was not found: looked for {looked_for} (plain, .gz or .xz) in {places}; then {error}. "
+            "Put the files into a folder and name it with --data or BRANCHYNET_DATA"
         ) from error
     return _read(name, split, dict(zip(sources.layouts(name, split)[-1], paths, strict=True)))
 

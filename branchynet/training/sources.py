@@ -1,7 +1,7 @@
 """Where data sets are found: folders, the cache, and mirrors to download from.
 
-Nothing here knows what is inside a file. Only :func:`data_folder` reads ``BRANCHYNET_DATA``; a download is
-written beside its final name, checked, and renamed, so that a file in the cache is whole or not there.
+Nothing here knows what is inside a file. A download is written beside its final name, checked, and renamed, so that
+a file in the cache is whole or not there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ __all__ = [
     "SYSTEM_FOLDERS",
     "Remote",
     "cache_folder",
-    "data_folder",
     "fetch",
     "find_files",
     "layouts",
@@ -94,14 +93,6 @@ ORIGINALS: dict[str, dict[str, str]] = {
 
 
 # --- folders -----------------------------------------------------------------------------------------------
-
-
-def data_folder(explicit: Path | None) -> Path | None:
-    """The folder of ``--data`` (*explicit*), else that of the variable BRANCHYNET_DATA, else None."""
-    if explicit is not None:
-        return explicit
-    value = os.environ.get("BRANCHYNET_DATA")
-    return Path(value) if value else None
 
 
 def cache_folder() -> Path:

@@ -21,9 +21,9 @@ from dataset_files import (
     write,
 )
 
-from branchynet.errors import DamagedData, InvalidInput, UnknownModel
+from branchynet.errors import DamagedData, InvalidInput, Unavailable, UnknownModel
 from branchynet.training import datasets
-from branchynet.training.datasets import DATASETS, load
+from branchynet.training.datasets import load
 from branchynet.training.formats import write_idx
 
 
@@ -87,7 +87,7 @@ class TestFolder:
     def test_the_current_folder_has_a_name_too(self, tmp_path, monkeypatch):
         monkeypatch.chdir(write(tmp_path / "fashion", OWN))
         assert is_set(load("fashion-mnist", "test", Path()), OWN)
-        with pytest.raises(InvalidInput, match="has no mnist test"):
+        with pytest.raises(Unavailable, match="mnist test was not found"):
             load("mnist", "test", Path())
 
     def test_a_link_may_name_the_folder(self, tmp_path):
@@ -105,7 +105,6 @@ class TestFolder:
                 DamagedData,
                 "content is t10k-images-idx3-ubyte of mnist",
             ),
-            ("fashion-mnist", MNIST, "data/mnist", InvalidInput, "has no fashion-mnist test"),
             ("fashion-mnist", OWN, "data", InvalidInput, "put them into a folder named fashion-mnist"),
             ("mnist", FASHION, "data", DamagedData, "content is t10k-images-idx3-ubyte of fashion-mnist"),
             (
@@ -115,7 +114,7 @@ class TestFolder:
                 DamagedData,
                 "content is t10k-images-idx3-ubyte of fashion-mnist",
             ),
-            ("mnist", FASHION, "data/fashion", InvalidInput, "has no mnist test"),
+            ("mnist", FASHION, "data/fashion", Unavailable, "mnist test was not found"),
         ],
     )
     def test_neither_passes_for_the_other(self, tmp_path, originals, name, files, place, error, why):
@@ -133,17 +132,22 @@ class TestFolder:
         with pytest.raises(DamagedData, match=r"should be train-images.* content is t10k-images"):
             load("mnist", "train", write(tmp_path / "mnist", renamed))
 
-    @pytest.mark.parametrize("name", DATASETS)
-    def test_a_folder_without_it_is_an_error_that_says_where_and_what(self, tmp_path, cache, name):
-        for place in ("mnist", "fashion-mnist"):
-            write(cache / place, OWN)
-        with pytest.raises(InvalidInput) as refusal:
+    @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+    def test_a_folder_without_it_leads_on_to_the_cache(self, tmp_path, cache, name):
+        write(cache / name, OWN)
+        (tmp_path / "data").mkdir()
+        assert is_set(load(name, "test", tmp_path / "data"), OWN)
+
+    def test_a_folder_of_digits_is_no_source_of_fashion(self, tmp_path, originals):
+        write(tmp_path / "data" / "mnist", MNIST)
+        assert load("fashion-mnist", "test", tmp_path / "data").source.startswith("ONLY A SAMPLE")
+
+    @pytest.mark.parametrize("name", ["mnist", "cifar10"])
+    def test_nowhere_is_an_error_that_says_where_and_what(self, tmp_path, cache, name):
+        with pytest.raises(Unavailable) as refusal:
             load(name, "test", tmp_path)
-        for part in (
-            str(tmp_path),
-            name,
-            "test_batch.bin" if name == "cifar10" else "t10k-labels-idx1-ubyte",
-        ):
+        file = "test_batch.bin" if name == "cifar10" else "t10k-labels-idx1-ubyte"
+        for part in (str(tmp_path), str(cache), name, file, "--data"):
             assert part in str(refusal.value)
 
     @pytest.mark.parametrize("make", [Path.touch, lambda path: None])
@@ -155,7 +159,7 @@ class TestFolder:
     def test_half_a_set_is_not_a_set(self, tmp_path):
         write(tmp_path, OWN)
         (tmp_path / IDX["test"][1]).unlink()
-        with pytest.raises(InvalidInput, match="has no mnist test"):
+        with pytest.raises(Unavailable, match="mnist test was not found"):
             load("mnist", "test", tmp_path)
 
     @pytest.mark.parametrize(
@@ -205,7 +209,7 @@ class TestCifarFolder:
 
     def test_two_batches_are_not_the_training_set(self, tmp_path):
         write(tmp_path, {name: CIFAR_PYTHON[name] for name in ("data_batch_1", "data_batch_2", "test_batch")})
-        with pytest.raises(InvalidInput, match="has no cifar10 train: looked for data_batch_1"):
+        with pytest.raises(Unavailable, match="cifar10 train was not found: looked for data_batch_1"):
             load("cifar10", "train", tmp_path)
 
     def test_a_damaged_batch_is_named(self, tmp_path):

@@ -13,7 +13,7 @@ from dataset_files import IDX, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchynet.errors import InvalidInput
+from branchynet.errors import InvalidInput, Unavailable
 from branchynet.training import datasets
 from branchynet.training.datasets import DATASETS, Dataset, load, load_sample, split_calibration
 from branchynet.training.formats import write_idx
@@ -186,7 +186,7 @@ class TestFullData:
     def load(self, name, split):
         try:
             return load(name, split, Path(REAL))
-        except InvalidInput as absent:
+        except Unavailable as absent:
             pytest.skip(str(absent))
 
     @pytest.mark.parametrize("name", DATASETS)

@@ -136,9 +136,18 @@ def test_an_impossible_direction_is_refused(values: tuple[float, ...], message: 
         Direction(*values)
 
 
-def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="seed is -1"):
-        LinkSettings.symmetric_delay(1, 1, rtt_ms=0, seed=-1)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((-2.0, 0.0, 0), "rtt_ms is -2.0"),
+        ((math.nan, 0.0, 0), "rtt_ms is nan"),
+        ((40.0, 41.0, 0), "jitter_ms is 41.0; it must be between 0 and rtt_ms, which is 40.0"),
+        ((40.0, 0.0, -1), "seed is -1"),
+    ],
+)
+def test_an_impossible_round_trip_is_refused(values: tuple[float, float, int], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        LinkSettings.symmetric_delay(1, 1, *values)
 
 
 def test_the_arithmetic_and_the_proxy_load_nothing_heavy() -> None:

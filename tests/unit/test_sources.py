@@ -23,14 +23,6 @@ def cache(monkeypatch, tmp_path):
 
 
 class TestPlaces:
-    def test_data_folder_is_the_flag_then_the_variable(self, monkeypatch):
-        assert sources.data_folder(None) is None
-        monkeypatch.setenv("BRANCHYNET_DATA", "/from/variable")
-        assert sources.data_folder(None) == Path("/from/variable")
-        assert sources.data_folder(Path("/from/flag")) == Path("/from/flag")
-        monkeypatch.setenv("BRANCHYNET_DATA", "")
-        assert sources.data_folder(None) is None
-
     def test_load_does_not_read_the_variable(self, tmp_path, monkeypatch):
         monkeypatch.setenv("BRANCHYNET_DATA", str(write(tmp_path / "mnist", OWN)))
         with pytest.raises(Unavailable):

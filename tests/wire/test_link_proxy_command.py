@@ -233,7 +233,7 @@ def test_an_unreachable_target_is_a_warning_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--rtt-ms", "-1"], 2, "delay_ms is -0.5"),
+        (["--rtt-ms", "-1"], 2, "rtt_ms is -1.0"),
         (["--listen", "9001"], 2, "'9001' is not HOST:PORT"),
         (["--control"], 2, "--control needs a pipe or a terminal as stdin"),
         (["--listen", "127.0.0.1:{taken}"], 1, "Address already in use"),
