@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from branchynet.artifact import Manifest as Manifest
     from branchynet.client import AsyncClient as AsyncClient
     from branchynet.decisions.exits import Criterion as Criterion
     from branchynet.decisions.exits import ExitRule as ExitRule
     from branchynet.errors import BranchyNetError as BranchyNetError
+    from branchynet.manifest import Manifest as Manifest
     from branchynet.models import Architecture as Architecture
     from branchynet.network import BranchyNet as BranchyNet
     from branchynet.network import Stage as Stage
@@ -30,7 +30,7 @@ _HOMES = {
     "BranchyNetError": "errors",
     "Criterion": "decisions.exits",
     "ExitRule": "decisions.exits",
-    "Manifest": "artifact",
+    "Manifest": "manifest",
     "Place": "prediction",
     "Policy": "prediction",
     "Prediction": "prediction",

@@ -14,11 +14,9 @@ change between two measurements: two halves with equal hashes belong together.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,73 +24,14 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.errors import BranchyNetError, DamagedData, InvalidInput, UnknownModel
-from branchynet.models import Architecture, build
-from branchynet.network import BranchyNet, Normalisation
-from branchynet.prediction import ServedModel
+from branchynet.errors import DamagedData, InvalidInput, UnknownModel
+from branchynet.manifest import Manifest, read_manifest, stage_file, write_manifest
+from branchynet.models import build
+from branchynet.network import BranchyNet
 
 __all__ = ["Manifest", "load", "load_baseline", "read_manifest", "save", "write_manifest"]
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 BASELINE = "baseline.safetensors"
-
-
-def _stage_file(index: int) -> str:
-    return f"stage-{index}.safetensors"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an artifact says about itself.
-
-    *files*: SHA-256 of each weight file by name. *training* and *results* are free-form JSON: the recipe with its
-    data and seed, and what was measured with which rule. *cut*: where the edge half ends by default.
-    """
-
-    name: str
-    architecture: Architecture
-    normalisation: Normalisation
-    labels: tuple[str, ...]
-    dataset: str
-    rule: ExitRule
-    cut: int
-    files: Mapping[str, str]
-    training: Mapping[str, Any]
-    results: Mapping[str, Any]
-
-    @property
-    def stages(self) -> int:
-        """Number of stages of the whole network."""
-        return sum(name.startswith("stage-") for name in self.files)
-
-    @property
-    def content_hash(self) -> str:
-        """SHA-256 (hex) over architecture, normalisation and all stage weights."""
-        identity = {
-            "architecture": _architecture_json(self.architecture),
-            "normalisation": _normalisation_json(self.normalisation),
-            "stages": {name: digest for name, digest in self.files.items() if name.startswith("stage-")},
-        }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-    def served(self, stages: tuple[int, int], max_batch: int) -> ServedModel:
-        """How a node that holds *stages* [first, last) describes itself to clients."""
-        return ServedModel(
-            model=self.name,
-            content_hash=self.content_hash,
-            stages=stages,
-            total_stages=self.stages,
-            input_shape=self.architecture.input_shape,
-            labels=self.labels,
-            rule=self.rule,
-            max_batch=max_batch,
-        )
-
-    def with_rule(self, rule: ExitRule, results: Mapping[str, Any]) -> Manifest:
-        """The same network under another exit rule and with that rule's *results*; the old ones no longer hold."""
-        return replace(self, rule=rule, results=results)
 
 
 def save(folder: Path, manifest: Manifest, network: BranchyNet, baseline: Mapping[str, Tensor]) -> Manifest:
@@ -103,7 +42,7 @@ def save(folder: Path, manifest: Manifest, network: BranchyNet, baseline: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     blobs = {
-        _stage_file(index): tensors_to_bytes(_plain(network.stage(index).state_dict()))
+        stage_file(index): tensors_to_bytes(_plain(network.stage(index).state_dict()))
         for index in range(network.total_stages)
     }
     blobs[BASELINE] = tensors_to_bytes(_plain(baseline, torch.float16))
@@ -113,38 +52,6 @@ def save(folder: Path, manifest: Manifest, network: BranchyNet, baseline: Mappin
     complete = replace(manifest, files=files)
     write_manifest(folder, complete)
     return complete
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` in one step, so that a reader never sees half of it."""
-    text = json.dumps(_to_json(manifest), indent=2, ensure_ascii=False) + "\n"
-    temporary = folder / f".{MANIFEST}.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the artifact in *folder*.
-
-    Raises `UnknownModel` if there is none, `DamagedData` if it is not what this version writes.
-    """
-    path = folder / MANIFEST
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UnknownModel(f"{folder} holds no artifact: {MANIFEST} is missing") from None
-    except ValueError as error:
-        raise DamagedData(f"{path} is not JSON: {error}") from None
-    version = raw.get("format_version") if isinstance(raw, dict) else None
-    if version != FORMAT_VERSION:
-        raise DamagedData(f"{path} has format version {version!r}; this program reads {FORMAT_VERSION}")
-    try:
-        manifest = _from_json(raw)
-    except (KeyError, TypeError, ValueError, BranchyNetError) as error:
-        raise DamagedData(f"{path} is incomplete or wrong: {error!r}") from None
-    if raw["content_hash"] != manifest.content_hash:
-        raise DamagedData(f"{path} says content hash {raw['content_hash']}, its contents make {manifest.content_hash}")
-    return manifest
 
 
 def load(folder: Path, first: int = 0, last: int | None = None) -> tuple[Manifest, BranchyNet]:
@@ -165,7 +72,7 @@ def load(folder: Path, first: int = 0, last: int | None = None) -> tuple[Manifes
             f"stages [{first}, {last}) do not exist; {manifest.name} has the stages [0, {whole.total_stages})"
         ) from None
     for index in range(first, last):
-        _fill(half.stage(index), folder, _stage_file(index), manifest)
+        _fill(half.stage(index), folder, stage_file(index), manifest)
     return manifest, half.eval()
 
 
@@ -214,53 +121,3 @@ def _plain(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> d
         name: tensor.detach().to(dtype if dtype and tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in tensors.items()
     }
-
-
-def _architecture_json(architecture: Architecture) -> dict[str, Any]:
-    return {
-        "name": architecture.name,
-        "variant": architecture.variant,
-        "classes": architecture.classes,
-        "input_shape": list(architecture.input_shape),
-    }
-
-
-def _normalisation_json(normalisation: Normalisation) -> dict[str, Any]:
-    return {"mean": list(normalisation.mean), "std": list(normalisation.std)}
-
-
-def _to_json(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "name": manifest.name,
-        "content_hash": manifest.content_hash,
-        "architecture": _architecture_json(manifest.architecture),
-        "normalisation": _normalisation_json(manifest.normalisation),
-        "labels": list(manifest.labels),
-        "dataset": manifest.dataset,
-        "cut": manifest.cut,
-        "exit_rule": {
-            "criterion": manifest.rule.criterion.value,
-            "thresholds": list(manifest.rule.thresholds),
-        },
-        "files": dict(manifest.files),
-        "training": dict(manifest.training),
-        "results": dict(manifest.results),
-    }
-
-
-def _from_json(raw: dict[str, Any]) -> Manifest:
-    architecture = raw["architecture"]
-    normalisation = raw["normalisation"]
-    return Manifest(
-        name=raw["name"],
-        architecture=Architecture(architecture["name"], architecture["variant"], architecture["classes"]),
-        normalisation=Normalisation(tuple(normalisation["mean"]), tuple(normalisation["std"])),
-        labels=tuple(raw["labels"]),
-        dataset=raw["dataset"],
-        rule=ExitRule(Criterion(raw["exit_rule"]["criterion"]), tuple(raw["exit_rule"]["thresholds"])),
-        cut=raw["cut"],
-        files=raw["files"],
-        training=raw["training"],
-        results=raw["results"],
-    )

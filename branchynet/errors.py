@@ -16,8 +16,6 @@ Every message names the offending value and, where there is one, the legal range
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 __all__ = [
     "ArtifactMismatch",
     "BranchyNetError",
@@ -35,7 +33,7 @@ __all__ = [
 class BranchyNetError(Exception):
     """Root of every error this system raises on purpose."""
 
-    grpc_status: ClassVar[str] = "INTERNAL"
+    grpc_status: str = "INTERNAL"
 
 
 class InvalidInput(BranchyNetError, ValueError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,19 +27,25 @@ __all__ = ["BranchyNet", "Normalisation", "Progress", "Stage"]
 PIXEL_MAX = 255.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Normalisation:
     """Pixels uint8 0..255 become (pixel/255 - mean)/std, one *mean* and *std* per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @cached_property
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The same as pixel·scale + shift, [1, C, 1, 1] each: made once, for a camera's image is over in 100 µs."""
+        # A surrounding `torch.device("meta")`, under which halves are built, must not take hold of these.
+        mean = torch.tensor(self.mean, device="cpu").view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device="cpu").view(1, -1, 1, 1)
+        return 1.0 / (PIXEL_MAX * std), -mean / std
+
     def __call__(self, images: Tensor) -> Tensor:
         """Float32 [B, C, H, W] of *images*, uint8 [B, C, H, W]."""
-        shape = (1, len(self.mean), 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        std = torch.tensor(self.std, device=images.device).view(shape)
-        return (images.float() / PIXEL_MAX - mean) / std
+        scale, shift = self._scale_and_shift
+        return images.float() * scale.to(images.device) + shift.to(images.device)
 
 
 class Stage(nn.Module):
@@ -203,8 +210,9 @@ class BranchyNet(nn.Module):
             scores = scored.numpy()
             exits[remaining] = number
             logits[remaining] = scores
-            stays = ~rule.leaves(number, scores)
-            if not stays.all():
-                remaining = remaining[stays]
-                x = x[torch.from_numpy(stays)]
+            leaves = rule.leaves(number, scores)
+            if leaves.all():
+                remaining, x = remaining[:0], x[:0]
+            elif leaves.any():
+                remaining, x = remaining[~leaves], x[torch.from_numpy(~leaves)]
         return Progress(exits, logits, remaining, x)

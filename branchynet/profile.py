@@ -42,6 +42,11 @@ class NetworkCost:
     exit_of_stage: tuple[int | None, ...]
 
     @property
+    def exits(self) -> int:
+        """Number of exits, the final one included."""
+        return sum(number is not None for number in self.exit_of_stage)
+
+    @property
     def trunk_macs(self) -> int:
         """MACs of the plain network: all trunk layers and the final exit's head."""
         return sum(stage.trunk_macs for stage in self.stages) + self.stages[-1].head_macs

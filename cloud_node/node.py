@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from branchynet.artifact import Manifest
 from branchynet.decisions.exits import ExitRule
 from branchynet.errors import InvalidInput
+from branchynet.manifest import Manifest
 from branchynet.models import cut_shapes
 from branchynet.network import BranchyNet
 from branchynet.validation import check_batch, check_hash

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from branchynet import artifact
-from branchynet.artifact import Manifest
 from branchynet.errors import BranchyNetError
+from branchynet.manifest import Manifest
 from branchynet.models import cut_shapes, zoo
 from branchynet.network import BranchyNet
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES, serve_until_stopped

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from branchynet.artifact import Manifest
 from branchynet.decisions.exits import ExitRule, softmax
 from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
+from branchynet.manifest import Manifest
 from branchynet.network import BranchyNet, Progress
 from branchynet.prediction import Place, Policy, Prediction
 from branchynet.validation import check_batch
 from branchynet.worker import Worker
 
-__all__ = ["CloudAnswers", "EdgeNode", "OffloadLimits", "Uplink"]
+__all__ = ["CloudAnswers", "EdgeNode", "OffloadFailed", "OffloadLimits", "Uplink"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,23 @@ class CloudAnswers:
     sent_bytes: int
 
 
+class OffloadFailed(BranchyNetError):
+    """A message of *sent_bytes* went towards the cloud and *cause* came back instead of an answer."""
+
+    def __init__(self, cause: BranchyNetError, sent_bytes: int) -> None:
+        super().__init__(str(cause))
+        self.grpc_status = cause.grpc_status
+        self.sent_bytes = sent_bytes
+
+
 class Uplink(Protocol):
     """The way to the cloud."""
 
     async def resume(self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float) -> CloudAnswers:
-        """Answers for *tensor* [R, …] at *cut* within *timeout_ms*, or a `BranchyNetError` that says why not."""
+        """Answers for *tensor* [R, …] at *cut* within *timeout_ms*, or a `BranchyNetError` that says why not.
+
+        It is an `OffloadFailed` if the message may have gone out.
+        """
         ...
 
 
@@ -113,16 +125,17 @@ class EdgeNode:
         whole = cut == self._network.total_stages
         if not len(progress.remaining) or whole or policy is Policy.EDGE_ONLY:
             return answers
-        spent_ms = 1e3 * (self._clock_s() - arrived_s)
-        left_ms = None if remaining_ms is None else remaining_ms - spent_ms
+        asked_s = self._clock_s()
+        left_ms = None if remaining_ms is None else remaining_ms - 1e3 * (asked_s - arrived_s)
         try:
             cloud = await self._ask_cloud(cut, progress.features, rule, left_ms)
         except BranchyNetError as error:
+            waited_ms = 1e3 * (self._clock_s() - asked_s)
             if policy is Policy.CLOUD_ONLY:
                 progress, edge_ms = await self._run(batch, 0, self._network.last, rule)
                 answers = _answers(progress, local, edge_ms)
             unanswered = np.arange(len(images)) if policy is Policy.CLOUD_ONLY else progress.remaining
-            return _fall_back(answers, unanswered, error)
+            return _fall_back(answers, unanswered, error, waited_ms)
         return _join(answers, progress.remaining, cloud, edge_ms)
 
     def close(self) -> None:
@@ -141,7 +154,23 @@ class EdgeNode:
         timeout_ms = self._limits.allowance_ms(left_ms)
         if timeout_ms <= 0:
             raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
-        return await self._uplink.resume(cut, features.numpy(), rule, timeout_ms)
+        answers = await self._uplink.resume(cut, features.numpy(), rule, timeout_ms)
+        self._check_answers(answers, cut, len(features))
+        return answers
+
+    def _check_answers(self, answers: CloudAnswers, cut: int, samples: int) -> None:
+        """Raise `OffloadFailed` unless *answers* are what stages [*cut*, n) can give; a wrong cloud is not believed."""
+        legal = [number for number in self._network.exit_of_stage[cut:] if number is not None]
+        shape = (samples, self._network.classes)
+        wrong = ""
+        if answers.logits.shape != shape or answers.exits.shape != shape[:1]:
+            wrong = f"logits of shape {answers.logits.shape} and exits of {answers.exits.shape}, not {shape}"
+        elif not np.isfinite(answers.logits).all():
+            wrong = "logits that are not finite"
+        elif not np.isin(answers.exits, legal).all():
+            wrong = f"exits {sorted(set(answers.exits.tolist()))}; behind cut {cut} there are {legal}"
+        if wrong:
+            raise OffloadFailed(InvalidInput(f"the cloud answered with {wrong}"), answers.sent_bytes)
 
 
 def _answers(progress: Progress, place: Place, edge_ms: float) -> list[Prediction]:
@@ -173,12 +202,20 @@ def _join(answers: list[Prediction], sent: NDArray[np.int64], cloud: CloudAnswer
     return joined
 
 
-def _fall_back(answers: list[Prediction], unanswered: NDArray[np.int64], error: BranchyNetError) -> list[Prediction]:
-    """*answers* with those at the positions *unanswered* marked: the edge had to do."""
+def _fall_back(
+    answers: list[Prediction], unanswered: NDArray[np.int64], error: BranchyNetError, waited_ms: float
+) -> list[Prediction]:
+    """*answers* with those at the positions *unanswered* marked: the edge had to do, after *waited_ms* in vain."""
     marked = list(answers)
-    reason = f"{error.grpc_status}: {error}"
-    for position in unanswered:
-        marked[position] = replace(answers[position], place=Place.FALLBACK, fallback_reason=reason)
+    shares = _shares(error.sent_bytes if isinstance(error, OffloadFailed) else 0, len(unanswered))
+    for share, position in zip(shares, unanswered, strict=True):
+        marked[position] = replace(
+            answers[position],
+            place=Place.FALLBACK,
+            network_ms=waited_ms,
+            uplink_bytes=share,
+            fallback_reason=f"{error.grpc_status}: {error}",
+        )
     return marked
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.decisions.exits import ExitRule
-from branchynet.errors import BranchyNetError, InvalidInput
+from branchynet.errors import BranchyNetError, InvalidInput, Unavailable
 from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
 from branchynet.telemetry import Event, logger
-from edge_node.node import CloudAnswers
+from edge_node.node import CloudAnswers, OffloadFailed
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 
@@ -38,23 +38,25 @@ class GrpcUplink:
             tensor=messages.tensor_from_array(tensor),
             rule=messages.rule_to_message(rule),
         )
-        started_s = time.perf_counter()
+        size, started_s = request.ByteSize(), time.perf_counter()
         try:
             reply = await self._cloud.Resume(request, timeout=timeout_ms / 1e3)
-            answers = _checked(reply, len(tensor), request.ByteSize(), started_s)
+            answers = _answers(reply, size, 1e3 * (time.perf_counter() - started_s))
         except grpc.aio.AioRpcError as failure:
-            error = error_from_rpc(failure)
-            self._note(error)
-            raise error from None
-        except BranchyNetError as error:
-            self._note(error)
-            raise
+            raise self._failed(error_from_rpc(failure), size) from None
+        except InvalidInput as error:
+            raise self._failed(error, size) from None
         self._note(None)
         return answers
 
     async def close(self) -> None:
         """Close the channel; calls still running are cancelled."""
         await self._channel.close()
+
+    def _failed(self, error: BranchyNetError, size: int) -> OffloadFailed:
+        """*error* with the bytes it cost: none if there was no connection to write them to."""
+        self._note(error)
+        return OffloadFailed(error, 0 if isinstance(error, Unavailable) else size)
 
     def _note(self, error: BranchyNetError | None) -> None:
         """Log changes between answering and not, not every request."""
@@ -65,15 +67,15 @@ class GrpcUplink:
         self._answering = error is None
 
 
-def _checked(reply: pb.ResumeReply, samples: int, sent_bytes: int, started_s: float) -> CloudAnswers:
-    """The answers in *reply*; `InvalidInput` unless there is one for each of the *samples*."""
-    logits = messages.array_from_tensor(reply.logits, "logits").astype(np.float32)
-    if len(reply.exits) != samples or len(logits) != samples:
-        raise InvalidInput(f"the cloud answered {len(reply.exits)} of {samples} samples")
+def _answers(reply: pb.ResumeReply, sent_bytes: int, round_trip_ms: float) -> CloudAnswers:
+    """The answers in *reply*; `InvalidInput` if its tensor does not add up."""
+    logits = messages.array_from_tensor(reply.logits, "the cloud's logits")
+    if logits.dtype != np.float32:
+        raise InvalidInput(f"the cloud's logits are {logits.dtype}, they must be float32")
     return CloudAnswers(
         exits=np.array(reply.exits, dtype=np.int64),
-        logits=logits,
+        logits=logits.astype(np.float32),
         cloud_ms=reply.queue_ms + reply.compute_ms,
-        round_trip_ms=1e3 * (time.perf_counter() - started_s),
+        round_trip_ms=round_trip_ms,
         sent_bytes=sent_bytes,
     )

@@ -71,12 +71,12 @@ class Criterion(StrEnum):
     @property
     def never(self) -> float:
         """The threshold at which no sample ever leaves."""
-        return 0.0 if self is Criterion.ENTROPY else math.inf
+        return 0.0 if self is Criterion.ENTROPY else 1.0
 
     @property
     def always(self) -> float:
-        """The threshold at which every sample leaves."""
-        return math.inf if self is Criterion.ENTROPY else -1.0
+        """A threshold at which every sample leaves (ln C stays below it for any number of classes)."""
+        return 1e9 if self is Criterion.ENTROPY else -1.0
 
 
 _SCORES: dict[Criterion, Callable[[NDArray[np.floating]], Floats]] = {
@@ -90,22 +90,22 @@ _SCORES: dict[Criterion, Callable[[NDArray[np.floating]], Floats]] = {
 class ExitRule:
     """A criterion and one threshold for each exit but the last, which always answers.
 
-    Raises `InvalidInput` for an unknown criterion or a threshold that is not a number.
+    Raises `InvalidInput` for an unknown criterion or a threshold that is not a finite number.
     """
 
     criterion: Criterion
     thresholds: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "criterion", Criterion(self.criterion))
-        except ValueError:
-            legal = ", ".join(criterion.value for criterion in Criterion)
-            raise InvalidInput(f"criterion is {str(self.criterion)!r}; it must be one of {legal}") from None
+        # Files and messages carry the criterion by name; it is as good as the value.
+        known = [member.value for member in Criterion]
+        if self.criterion not in known:
+            raise InvalidInput(f"criterion is {self.criterion!r}; it must be one of {', '.join(known)}")
+        object.__setattr__(self, "criterion", Criterion(self.criterion))
         object.__setattr__(self, "thresholds", tuple(float(threshold) for threshold in self.thresholds))
         for index, threshold in enumerate(self.thresholds):
-            if math.isnan(threshold):
-                raise InvalidInput(f"threshold of exit {index} is NaN")
+            if not math.isfinite(threshold):
+                raise InvalidInput(f"threshold of exit {index} is {threshold}; it must be a finite number")
 
     @classmethod
     def never(cls, exits: int) -> ExitRule:

@@ -73,8 +73,8 @@ class OutcomeTable:
         return RuleResult(rule, accuracy, tuple(map(float, shares)), float(shares @ self.costs))
 
 
-def wilson_interval(accuracy: float, samples: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval (95 % for *z* = 1.96) of an accuracy 0..1 measured on *samples* (Wilson 1927)."""
+def wilson_interval(accuracy: float, samples: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval (95 % with the default *z*) of an accuracy 0..1 measured on *samples* (Wilson 1927)."""
     if samples <= 0:
         raise InvalidInput(f"samples is {samples}; an interval needs at least one")
     z2 = z * z / samples

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -76,6 +77,7 @@ def build(architecture: Architecture, normalisation: Normalisation) -> BranchyNe
     return network
 
 
+@lru_cache
 def cost(architecture: Architecture) -> NetworkCost:
     """What the network costs, counted without allocating its weights."""
     channels = architecture.input_shape[0]

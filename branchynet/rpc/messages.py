@@ -82,7 +82,7 @@ def rule_to_message(rule: ExitRule) -> pb.ExitRule:
 
 
 def rule_from_message(message: pb.ExitRule) -> ExitRule:
-    """The rule in *message*; `InvalidInput` for an unknown criterion or a NaN threshold."""
+    """The rule in *message*; `InvalidInput` for an unknown criterion or a threshold that is not finite."""
     return ExitRule(message.criterion, tuple(message.thresholds))  # type: ignore[arg-type]
 
 
@@ -128,6 +128,9 @@ def predictions_from_reply(reply: pb.ClassifyReply) -> list[Prediction]:
     probabilities = array_from_tensor(reply.probabilities, "probabilities").astype(np.float32)
     if len(probabilities) != len(reply.answers):
         raise InvalidInput(f"{len(reply.answers)} answers came with {len(probabilities)} rows of probabilities")
+    unknown = {answer.place for answer in reply.answers} - set(_PLACES)
+    if unknown:
+        raise InvalidInput(f"place {sorted(unknown)} is unknown; it must be one of {sorted(_PLACES)}")
     return [
         Prediction(
             label=answer.label,

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from branchynet import artifact as artifacts
-from branchynet.artifact import Manifest
 from branchynet.decisions.calibration import screen, select
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, RuleResult
 from branchynet.errors import InvalidInput
+from branchynet.manifest import Manifest
 from branchynet.models import cost, zoo
 from branchynet.training import datasets
 from branchynet.training.datasets import Dataset
@@ -56,9 +56,13 @@ def choose_rule(
 
 
 def copy_with_rule(name_or_folder: str, out: Path, chosen: RuleResult) -> Manifest:
-    """Copy an artifact to *out* with another rule; what was measured with the old one is dropped."""
+    """Copy an artifact to *out* (its own folder is fine) with another rule.
+
+    What was measured with the old rule is dropped.
+    """
     source = zoo.find(name_or_folder)
-    shutil.copytree(source, out, dirs_exist_ok=True)
+    if source.resolve() != out.resolve():
+        shutil.copytree(source, out, dirs_exist_ok=True)
     manifest = artifacts.read_manifest(source).with_rule(chosen.rule, {"calibration": _result_json(chosen)})
     artifacts.write_manifest(out, manifest)
     return manifest
