@@ -152,86 +152,79 @@ def train(
     memory = torch.channels_last if recipe.precision == "bf16" else torch.contiguous_format
     network.to(memory_format=memory)  # type: ignore[call-overload]
     run = _read_checkpoint(folder, recipe) or _Run(0, 0, network.state_dict(), {})
+    trainer = _Trainer(recipe, network, training, held_out, folder, on_step)
     for index in range(run.phase, len(PHASES)):
-        _train_phase(index, run, network, recipe, training, held_out, folder, on_step)
+        trainer.run_phase(index, run)
     assert run.joint is not None
     network.load_state_dict(run.joint)
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return Trained(network.eval(), _without_branches(run.network, network))
 
 
-def _train_phase(
-    index: int,
-    run: _Run,
-    network: BranchyNet,
-    recipe: Recipe,
-    training: Dataset,
-    held_out: Dataset,
-    folder: Path,
-    on_step: Callable[[Step], None],
-) -> None:
-    """Run the rest of phase *index* and leave *run* at the start of the next one."""
-    phase = PHASES[index]
-    epochs = recipe.trunk_epochs if phase == "trunk" else recipe.joint_epochs
-    network.load_state_dict(run.network)
-    optimiser = _optimiser(network, recipe)
-    if run.optimiser:
-        optimiser.load_state_dict(run.optimiser)
-    for epoch in range(run.epoch, epochs):
-        started_s = time.monotonic()
-        loss = _train_epoch(network, optimiser, recipe, training, phase, epoch, epochs, on_step)
-        accuracies = exit_accuracies(network, held_out)
-        on_step(Step(phase, epoch, epochs, 1, 1, loss, accuracies))
-        _log(folder, phase, epoch, epochs, loss, accuracies, time.monotonic() - started_s)
-        run.phase, run.epoch = index, epoch + 1
-        run.network, run.optimiser = network.state_dict(), optimiser.state_dict()
-        _write_checkpoint(folder, recipe, run)
-    finished = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    if phase == "trunk":
-        run.trunk = finished
-    elif phase == "joint":
-        run.joint = finished
-    # The joint phase goes on from the trunk's weights, and so does the baseline.
-    run.network = run.trunk if phase != "baseline" and run.trunk is not None else finished
-    run.phase, run.epoch, run.optimiser = index + 1, 0, {}
-    _write_checkpoint(folder, recipe, run)
+@dataclass(frozen=True)
+class _Trainer:
+    """What does not change while a network is trained."""
 
+    recipe: Recipe
+    network: BranchyNet
+    training: Dataset
+    held_out: Dataset
+    folder: Path
+    on_step: Callable[[Step], None]
 
-def _train_epoch(
-    network: BranchyNet,
-    optimiser: torch.optim.Optimizer,
-    recipe: Recipe,
-    training: Dataset,
-    phase: Phase,
-    epoch: int,
-    epochs: int,
-    on_step: Callable[[Step], None],
-) -> float:
-    """One pass over *training*; the mean loss."""
-    seed = (recipe.seed * 1_000_003 + PHASES.index(phase)) * 10_007 + epoch
-    generator = Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # dropout draws from the global generator
-    network.train()
-    order = torch.randperm(len(training), generator=generator)
-    images, labels = torch.from_numpy(training.images), torch.from_numpy(training.labels)
-    steps = len(training) // recipe.batch_size or 1
-    losses = torch.zeros(steps)
-    for step in range(steps):
-        chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate_at((epoch * steps + step) / (epochs * steps))
-        batch = _augment(images[chosen], recipe, generator)
-        loss = _batch_loss(network, batch, labels[chosen], recipe, phase)
-        value = float(loss.detach())
-        first = phase == "trunk" and epoch == 0 and step == 0
-        _check_loss(value, recipe, first=first, where=f"{phase} epoch {epoch} step {step}")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), max_norm=5.0)
-        optimiser.step()
-        losses[step] = value
-        on_step(Step(phase, epoch, epochs, step + 1, steps, value))
-    return float(losses.mean())
+    def run_phase(self, index: int, run: _Run) -> None:
+        """Run the rest of phase *index* and leave *run* at the start of the next one."""
+        phase = PHASES[index]
+        epochs = self.recipe.trunk_epochs if phase == "trunk" else self.recipe.joint_epochs
+        self.network.load_state_dict(run.network)
+        optimiser = _optimiser(self.network, self.recipe)
+        if run.optimiser:
+            optimiser.load_state_dict(run.optimiser)
+        for epoch in range(run.epoch, epochs):
+            started_s = time.monotonic()
+            loss = self.run_epoch(phase, epoch, epochs, optimiser)
+            accuracies = exit_accuracies(self.network, self.held_out)
+            done = Step(phase, epoch, epochs, 1, 1, loss, accuracies)
+            self.on_step(done)
+            _log(self.folder, done, time.monotonic() - started_s)
+            run.phase, run.epoch = index, epoch + 1
+            run.network, run.optimiser = self.network.state_dict(), optimiser.state_dict()
+            _write_checkpoint(self.folder, self.recipe, run)
+        finished = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        if phase == "trunk":
+            run.trunk = finished
+        elif phase == "joint":
+            run.joint = finished
+        # The joint phase goes on from the trunk's weights, and so does the baseline.
+        run.network = run.trunk if phase != "baseline" and run.trunk is not None else finished
+        run.phase, run.epoch, run.optimiser = index + 1, 0, {}
+        _write_checkpoint(self.folder, self.recipe, run)
+
+    def run_epoch(self, phase: Phase, epoch: int, epochs: int, optimiser: torch.optim.Optimizer) -> float:
+        """One pass over the training images; the mean loss."""
+        recipe, network = self.recipe, self.network
+        seed = (recipe.seed * 1_000_003 + PHASES.index(phase)) * 10_007 + epoch
+        generator = Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout draws from the global generator
+        network.train()
+        order = torch.randperm(len(self.training), generator=generator)
+        images, labels = torch.from_numpy(self.training.images), torch.from_numpy(self.training.labels)
+        steps = len(self.training) // recipe.batch_size or 1
+        losses = torch.zeros(steps)
+        for step in range(steps):
+            chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate_at((epoch * steps + step) / (epochs * steps))
+            loss = _batch_loss(network, _augment(images[chosen], recipe, generator), labels[chosen], recipe, phase)
+            losses[step] = loss.detach()
+            first = phase == "trunk" and epoch == 0 and step == 0
+            _check_loss(float(losses[step]), recipe, first=first, where=f"{phase} epoch {epoch} step {step}")
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), max_norm=5.0)
+            optimiser.step()
+            self.on_step(Step(phase, epoch, epochs, step + 1, steps, float(losses[step])))
+        return float(losses.mean())
 
 
 def _batch_loss(network: BranchyNet, images: Tensor, labels: Tensor, recipe: Recipe, phase: Phase) -> Tensor:
@@ -287,21 +280,14 @@ def _without_branches(state: Mapping[str, Tensor], network: BranchyNet) -> State
     return {name: tensor.contiguous() for name, tensor in state.items() if ".trunk." in name or name.startswith(final)}
 
 
-def _log(
-    folder: Path,
-    phase: Phase,
-    epoch: int,
-    epochs: int,
-    loss: float,
-    accuracies: tuple[float, ...],
-    seconds: float,
-) -> None:
+def _log(folder: Path, done: Step, seconds: float) -> None:
+    """Append the epoch that *done* ends to the log, one JSON object a line."""
     record = {
-        "phase": phase,
-        "epoch": epoch + 1,
-        "epochs": epochs,
-        "loss": round(loss, 5),
-        "held_out_accuracy_by_exit": [round(accuracy, 5) for accuracy in accuracies],
+        "phase": done.phase,
+        "epoch": done.epoch + 1,
+        "epochs": done.epochs,
+        "loss": round(done.loss, 5),
+        "held_out_accuracy_by_exit": [round(accuracy, 5) for accuracy in done.accuracies or ()],
         "seconds": round(seconds, 2),
     }
     with (folder / LOG).open("a", encoding="utf-8") as log:
