@@ -1,0 +1,222 @@
+"""`python -m edge_node` and `python -m cloud_node`: what they can be told, and how they start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import runpy
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from running_nodes import save_artifact
+from running_programs import ROOT, program
+
+from branchynet import artifact
+from branchynet.client import AsyncClient
+from branchynet.prediction import Place, Policy, ServedModel
+from branchynet.rpc.channel import open_channel
+from branchynet.settings import NodeSettings
+from branchynet.training.datasets import Dataset
+from cloud_node.settings import CloudSettings
+from edge_node.settings import EdgeSettings
+from protos import split_inference_pb2 as pb
+from protos import split_inference_pb2_grpc as pb_grpc
+
+NODES = {"edge_node": EdgeSettings, "cloud_node": CloudSettings}
+
+
+def run_as_program(module: str, *arguments: str) -> int | str | None:
+    """`python -m MODULE …` in this process: its exit code. For starts that end before anything is served."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", [module, *arguments])
+        runpy.run_module(module, run_name="__main__")
+    return ended.value.code
+
+
+@pytest.mark.parametrize("module", NODES)
+def test_help_names_every_setting_with_its_default(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    kind: type[NodeSettings] = NODES[module]
+    assert run_as_program(module, "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"python -m {module}" in text
+    for name, field in kind.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert str(field.description) in text
+        if field.default not in (None, ""):
+            assert f"(default: {field.default})" in text
+    assert f"BRANCHYNET_{kind.role.upper()}_" in text
+
+
+def describe(port: int) -> ServedModel:
+    async def ask() -> ServedModel:
+        async with AsyncClient(f"127.0.0.1:{port}") as client:
+            return await client.describe(timeout_ms=20_000)
+
+    return asyncio.run(ask())
+
+
+def test_flags_win_over_environment_and_environment_over_file(tmp_path: Path) -> None:
+    """Three settings that Describe shows: one set everywhere, one by environment and file, one by the file alone."""
+    file = tmp_path / "nodes.toml"
+    file.write_text('[edge]\nartifact = "of-the-file"\nmax_batch = 11\ncut = 2\n\n[cloud]\nmax_batch = 99\n')
+    environment = {
+        "BRANCHYNET_EDGE_CONFIG": str(file),
+        "BRANCHYNET_EDGE_ARTIFACT": "of-the-environment",
+        "BRANCHYNET_EDGE_MAX_BATCH": "12",
+        "BRANCHYNET_EDGE_LOG_FORMAT": "json",
+        "BRANCHYNET_CLOUD_MAX_BATCH": "98",
+    }
+    with program("edge_node", "--artifact", "lenet-fashion", "--port", "0", env=environment) as edge:
+        port = edge.ready()
+        served = describe(port)
+        edge.send(signal.SIGINT)
+        code, out, err = edge.wait()
+    assert (served.model, served.max_batch, served.stages) == ("lenet-fashion", 12, (0, 2))
+    assert (code, out) == (0, "")
+    events = [json.loads(line) for line in err.splitlines()]
+    assert [event["event"] for event in events] == ["ready", "draining", "stopped"]
+    assert events[0]["port"] == port
+
+
+@pytest.mark.parametrize("module", NODES)
+def test_a_port_in_use_ends_the_program_with_2_and_its_number(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run_as_program(module, "--port", str(port)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert str(port) in err
+    assert "Traceback" not in err
+
+
+MISTAKES = {
+    "unknown artifact": (["--artifact", "resnet-5000"], ["'resnet-5000'", "lenet-fashion"]),
+    "port too high": (["--port", "65536"], ["port", "65536"]),
+    "no number": (["--max-batch", "many"], ["max", "many"]),
+    "nothing at all": (["--max-batch", "0"], ["max", "0"]),
+    "NaN": (["--grace-s", "nan"], ["grace", "nan"]),
+    "unknown flag": (["--artefact", "x"], ["--artefact"]),
+    "no such file": (["--config", "missing.toml"], ["missing.toml"]),
+    "a folder as file": (["--config", "."], ["."]),
+    "unknown log level": (["--log-level", "loud"], ["log", "loud"]),
+}
+
+
+@pytest.mark.parametrize("module", NODES)
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_setting_ends_the_program_with_2_and_its_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, module: str, mistake: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments, words = MISTAKES[mistake]
+    assert run_as_program(module, *arguments) == 2
+    err = capsys.readouterr().err
+    for word in words:
+        assert word in err
+    assert "Traceback" not in err
+
+
+def test_a_stage_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for module, option in (("edge_node", "--cut"), ("cloud_node", "--first-stage")):
+        assert run_as_program(module, option, "7") == 2
+        err = capsys.readouterr().err
+        assert "7" in err
+        assert "[0, 2)" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[edge]\nport = 'x'\n", ["port", "x"]),
+        ("[edge]\nmax_batches = 3\n", ["max_batches"]),
+        ("[edge\n", ["not TOML"]),
+        ("edge = 3\n", ["edge", "table"]),
+        ("[edge]\nartifact = \"\udcff\"\n", ["not TOML"]),
+    ],
+)
+def test_a_wrong_settings_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: list[str]
+) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    assert run_as_program("edge_node", "--config", str(file)) == 2
+    err = capsys.readouterr().err
+    assert str(file) in err
+    for word in words:
+        assert word in err
+
+
+def test_a_node_that_is_told_so_ends_with_its_standard_input() -> None:
+    with program("cloud_node", "--port", "0", "--exit-with-parent") as cloud:
+        cloud.ready()
+        cloud.close_input()
+        code, out, err = cloud.wait()
+    assert (code, out) == (0, "")
+    assert "stopped" in err
+
+
+def test_sigterm_lets_the_edge_answer_what_it_has_begun_and_end_with_0(sample: Dataset) -> None:
+    """The request waits for a cloud that takes the connection and says nothing; standard input stays open."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        cloud = f"127.0.0.1:{silent.getsockname()[1]}"
+        options = ("--port", "0", "--cloud", cloud, "--offload-timeout-ms", "3000", "--exit-with-parent")
+        with program("edge_node", *options) as edge:
+            port = edge.ready()
+
+            async def stop_in_the_middle() -> None:
+                target = f"127.0.0.1:{port}"
+                async with AsyncClient(target) as client, open_channel(target, 2**20) as channel:
+                    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+                    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+                    request = asyncio.create_task(
+                        client.classify(sample.images[:8], policy=Policy.CLOUD_ONLY, deadline_ms=60_000)
+                    )
+                    connection, _ = await asyncio.to_thread(silent.accept)
+                    with connection:
+                        edge.send(signal.SIGTERM)
+                        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                        assert not request.done()
+                        watch.cancel()
+                        answers = await request
+                assert [answer.place for answer in answers] == [Place.FALLBACK] * 8
+
+            asyncio.run(stop_in_the_middle())
+            code, out, err = edge.wait()
+    assert (code, out) == (0, "")
+    assert "Traceback" not in err
+    assert "Fatal" not in err
+
+
+def test_sigterm_lets_the_cloud_answer_what_it_has_begun_and_end_with_0(tmp_path: Path) -> None:
+    """A ResNet of 110 layers takes long enough for a signal to come in the middle."""
+    folder = save_artifact(tmp_path / "deep", "b-resnet-110")
+    content_hash = artifact.read_manifest(folder).content_hash
+    images = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32), dtype=np.uint8)
+    with program("cloud_node", "--port", "0", "--artifact", str(folder)) as cloud:
+        port = cloud.ready()
+
+        async def stop_in_the_middle() -> int:
+            async with open_channel(f"127.0.0.1:{port}", 2**28) as channel:
+                tensor = pb.Tensor(dtype=pb.DTYPE_UINT8, shape=images.shape, data=images.tobytes())
+                call = pb_grpc.CloudStub(channel).Resume(pb.ResumeRequest(content_hash=content_hash, tensor=tensor))
+                request = asyncio.create_task(result(call))
+                # A reply to what was sent later on the same connection: the request has arrived.
+                for _ in range(3):
+                    await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+                assert not request.done()
+                cloud.send(signal.SIGTERM)
+                return len((await request).exits)
+
+        assert asyncio.run(stop_in_the_middle()) == 24
+        code, _, err = cloud.wait()
+    assert code == 0, err
+
+
+async def result(call: grpc.aio.UnaryUnaryCall[pb.ResumeRequest, pb.ResumeReply]) -> pb.ResumeReply:
+    return await call

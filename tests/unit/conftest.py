@@ -1,0 +1,37 @@
+import pytest
+import torch
+from network_examples import mixing_rule, pictures, random_network, save_artifact, title
+
+from branchynet import artifact
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def artifact_folder(tmp_path_factory):
+    """Folder of an artifact of an architecture's random network; each is written once."""
+    folders = {}
+
+    def of(architecture):
+        if architecture not in folders:
+            network = random_network(architecture)
+            rule = mixing_rule(network, pictures(architecture, 2 * network.exits))
+            folders[architecture] = tmp_path_factory.mktemp(title(architecture))
+            save_artifact(folders[architecture], network, architecture, rule)
+        return folders[architecture]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def loaded(artifact_folder):
+    """Stages [first, last) of that artifact as they come from disk, each range loaded once and on its own."""
+    parts = {}
+
+    def of(architecture, first, last):
+        key = architecture, first, last
+        if key not in parts:
+            parts[key] = artifact.load(artifact_folder(architecture), first, last)[1]
+        return parts[key]
+
+    return of

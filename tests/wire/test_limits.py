@@ -1,0 +1,94 @@
+"""How much a node takes at once, and that what is too much harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from running_nodes import CLEAR, serving_cloud, serving_edge, serving_split, streaming
+
+from branchynet.client import AsyncClient
+from branchynet.errors import TooLarge
+from branchynet.prediction import Place, Policy, Prediction
+from branchynet.rpc.channel import error_from_rpc, open_channel
+from branchynet.training.datasets import Dataset
+from protos import split_inference_pb2 as pb
+from protos import split_inference_pb2_grpc as pb_grpc
+from simulations.link_proxy import LinkProxy
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+async def test_the_largest_batch_is_taken_and_one_more_is_not(sample: Dataset, policy: Policy) -> None:
+    async with serving_split(max_batch=16) as split:
+        assert len(await split.client.classify(sample.images[:16], policy=policy)) == 16
+        with pytest.raises(TooLarge, match=r"17 samples.*at most 16"):
+            await split.client.classify(sample.images[:17], policy=policy)
+
+
+async def test_the_largest_batch_fits_a_message_at_every_policy(sample: Dataset) -> None:
+    """4 MiB is gRPC's own limit for a message; ours follows from max_batch."""
+    images = np.tile(sample.images, (2, 1, 1, 1))
+    never = sample.images.nbytes * 2
+    assert never < 4 * 2**20
+    async with serving_split(max_batch=2_000) as split:
+        for policy in Policy:
+            predictions = await split.client.classify(images, policy=policy)
+            assert len(predictions) == 2_000
+            assert Place.FALLBACK not in {answer.place for answer in predictions}
+
+
+async def test_a_message_over_the_limit_is_refused_with_both_sizes_and_the_rest_goes_on(sample: Dataset) -> None:
+    flood = np.zeros((4_000, 1, 28, 28), dtype=np.uint8)
+    async with (
+        serving_edge(max_batch=16) as edge,
+        LinkProxy("127.0.0.1", edge.port, CLEAR) as link,
+        AsyncClient(f"127.0.0.1:{link.port}") as client,
+    ):
+
+        async def good_call() -> list[Prediction]:
+            return await client.classify(sample.images[:16], policy=Policy.EDGE_ONLY)
+
+        await good_call()
+        async with streaming(good_call) as stream:
+            for _ in range(3):
+                answered = len(stream.answers)
+                with pytest.raises(TooLarge, match=str(flood.nbytes // 1000)):
+                    await client.classify(flood)
+                while len(stream.answers) < answered + 2:
+                    await asyncio.sleep(0.01)
+        assert link.stats().connections == 1
+
+
+async def test_a_cloud_refuses_a_message_over_its_limit() -> None:
+    async with serving_cloud(max_batch=4) as cloud, open_channel(cloud.target, 2**28) as channel:
+        maps = np.zeros((400, 5, 15, 15), dtype=np.float32)
+        tensor = pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=maps.shape, data=maps.tobytes())
+        stub = pb_grpc.CloudStub(channel)
+        with pytest.raises(Exception, match="larger than max") as refusal:
+            await stub.Resume(pb.ResumeRequest(cut=1, tensor=tensor), timeout=20)
+        assert isinstance(error_from_rpc(refusal.value), TooLarge)
+        assert (await stub.Describe(pb.DescribeRequest(), timeout=20)).max_batch == 4
+
+
+async def test_a_hundred_requests_at_once_are_all_answered(sample: Dataset) -> None:
+    async with serving_split() as split:
+        answers = await asyncio.gather(
+            *(split.client.classify(sample.images[index : index + 1], deadline_ms=60_000) for index in range(100))
+        )
+        together = await split.client.classify(sample.images[:100])
+    assert [answer[0].label for answer in answers] == [answer.label for answer in together]
+    assert {answer[0].place for answer in answers} == {Place.EDGE, Place.CLOUD}
+
+
+async def test_a_small_batch_is_not_held_up_by_the_link_of_a_large_one(sample: Dataset) -> None:
+    """Requests that the edge answers itself do not queue behind one that waits for the cloud."""
+    async with serving_split() as split:
+        split.link.stall()
+        waiting = asyncio.create_task(split.client.classify(sample.images[:256], policy=Policy.CLOUD_ONLY))
+        for _ in range(5):
+            answers = await split.client.classify(sample.images[:4], policy=Policy.EDGE_ONLY)
+            assert {answer.place for answer in answers} == {Place.EDGE}
+        assert not waiting.done()
+        split.link.restore()
+        assert {answer.place for answer in await waiting} == {Place.CLOUD}
