@@ -36,7 +36,8 @@ class Prediction:
     *label*: class number. *probabilities*: float32 [C]. *exit*: number of the exit that answered, counted over the
     whole network. *edge_ms*, *network_ms*, *cloud_ms*: the batch's time in the edge's stages, on the network and in
     the cloud (queueing included); the last two are 0 for a sample that never left the edge, and a fallback's wait in
-    vain counts as network time. *uplink_bytes*: this sample's share of the message to the cloud, in vain or not. *fallback_reason*: why the cloud did not answer.
+    vain counts as network time. *uplink_bytes*: this sample's share of the message to the cloud, in vain or not.
+    *fallback_reason*: why the cloud did not answer.
     """
 
     label: int

@@ -35,6 +35,9 @@ class Program:
             cwd=cwd,
             env={**inherited, "OMP_NUM_THREADS": "1", MARK: self._family, **(env or {})},
         )
+        # Its end is a message to a node; `communicate` would send it at once if it knew of it.
+        assert self.process.stdin is not None
+        self._input, self.process.stdin = self.process.stdin, None
 
     def ready(self) -> int:
         """Wait until the node listens; its port."""
@@ -55,9 +58,7 @@ class Program:
         self.process.send_signal(number)
 
     def close_input(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.stdin = None
+        self._input.close()
 
     def family(self) -> list[psutil.Process]:
         """Every living process that descends from this one, whoever is its parent now; the program left out."""
@@ -78,7 +79,9 @@ class Program:
         for process in [*self.family(), self.process]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        self.process.communicate()
+        self._input.close()
+        with contextlib.suppress(ValueError):  # its output has been read and closed
+            self.process.communicate()
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -28,6 +28,7 @@ __all__ = ["MESSAGE_OVERHEAD_BYTES", "running_server", "serve_until_stopped"]
 
 # Names, shape, rule and framing of a message, beside its tensor.
 MESSAGE_OVERHEAD_BYTES = 64 * 1024
+STANDARD_INPUT = 0
 
 AddService = Callable[[grpc.aio.Server], str]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
@@ -125,7 +126,10 @@ def _stop_at_end_of_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) 
     """The kernel closes a dead parent's pipes, so end of input comes however the parent died."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: its lock, held by a waiting daemon thread, aborts the interpreter's exit.
+        with contextlib.suppress(OSError):
+            while os.read(STANDARD_INPUT, 4096):
+                pass
         with contextlib.suppress(RuntimeError):  # the loop may have ended by itself
             loop.call_soon_threadsafe(stop.set)
 

@@ -107,7 +107,7 @@ RECIPES: dict[str, Recipe] = {
         Architecture("b-alexnet"),
         "cifar10",
         trunk_epochs=12,
-        joint_epochs=22,
+        joint_epochs=15,
         batch_size=128,
         exit_weights=(1.0, 0.6, 1.0),
         optimiser="sgd",

@@ -157,9 +157,10 @@ def test_an_unknown_criterion_is_refused_with_the_known_ones(name):
         ExitRule(name, (0.5,))
 
 
-def test_a_threshold_that_is_not_a_number_is_refused_with_its_exit():
-    with pytest.raises(InvalidInput, match="exit 1 is NaN"):
-        ExitRule(Criterion.ENTROPY, (0.5, math.nan))
+@pytest.mark.parametrize("threshold", [math.nan, math.inf, -math.inf])
+def test_a_threshold_that_is_not_a_finite_number_is_refused_with_its_exit(threshold):
+    with pytest.raises(InvalidInput, match=f"exit 1 is {threshold}"):
+        ExitRule(Criterion.ENTROPY, (0.5, threshold))
 
 
 @pytest.mark.parametrize(("count", "exits"), [(0, 2), (2, 2), (1, 3), (1, 1)])

@@ -1,0 +1,353 @@
+"""What is written is what is read; what was altered is noticed; a half opens nothing but its own files."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from network_examples import (
+    LENET,
+    LIGHT,
+    exit_logits,
+    pictures,
+    random_network,
+    save_artifact,
+    title,
+)
+
+from branchynet import artifact
+from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.errors import DamagedData, InvalidInput, UnknownModel
+from branchynet.models import Architecture, build, zoo
+from branchynet.network import Normalisation
+
+shipped = pytest.mark.parametrize("name", zoo.shipped())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_artifact(tmp_path / "example", random_network())
+    return tmp_path / "example"
+
+
+def parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def edited(folder, change):
+    """Rewrite the manifest in *folder* after *change* was made to its JSON."""
+    raw = json.loads((folder / "manifest.json").read_text())
+    change(raw)
+    (folder / "manifest.json").write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize("architecture", LIGHT, ids=title)
+def test_a_saved_network_comes_back_as_it_was(architecture, tmp_path):
+    network = random_network(architecture)
+    rule = ExitRule(Criterion.MARGIN, (0.25,) * (network.exits - 1))
+    saved = save_artifact(tmp_path, network, architecture, rule)
+    manifest, back = artifact.load(tmp_path)
+    assert manifest == saved == artifact.read_manifest(tmp_path)
+    assert (manifest.architecture, manifest.rule, manifest.stages) == (architecture, rule, network.total_stages)
+    assert back.normalisation == network.normalisation
+    assert not back.training
+    assert not any(parameter.requires_grad for parameter in back.parameters())
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(back.state_dict()[name], tensor, rtol=0, atol=0)
+    images = pictures(architecture, 3)
+    np.testing.assert_array_equal(exit_logits(back, images), exit_logits(network, images))
+
+
+def test_saving_twice_writes_the_same_bytes(tmp_path):
+    first, second = (save_artifact(tmp_path / name, random_network()) for name in ("first", "second"))
+    assert first == second
+
+
+def test_the_baseline_comes_back_in_half_precision_and_without_branches(folder):
+    baseline = artifact.load_baseline(folder, artifact.read_manifest(folder))
+    original = random_network()
+    weights = baseline.state_dict()
+    for name in ("stages.0.trunk.0.weight", "stages.1.head.bias"):
+        torch.testing.assert_close(weights[name], original.state_dict()[name].half().float(), rtol=0, atol=0)
+    assert weights["stages.0.head.0.weight"].is_meta
+    images = pictures(LENET, 3)
+    with torch.inference_mode():
+        logits = baseline.trunk(baseline.normalisation(torch.from_numpy(images)))
+    np.testing.assert_allclose(logits.numpy(), exit_logits(original, images)[-1], rtol=0.02, atol=0.02)
+
+
+# --- halves -----------------------------------------------------------------------------------------------
+
+
+def test_an_edge_half_needs_neither_the_deep_file_nor_its_memory(folder):
+    (folder / "stage-1.safetensors").unlink()
+    (folder / "baseline.safetensors").unlink()
+    _, edge = artifact.load(folder, 0, 1)
+    assert parameters(edge) == parameters(random_network().stage(0)) < parameters(random_network()) / 5
+    assert not any(parameter.is_meta for parameter in edge.parameters())
+
+
+def test_a_cloud_half_says_which_file_is_missing(folder):
+    (folder / "stage-1.safetensors").unlink()
+    for first in (0, 1):
+        with pytest.raises(UnknownModel, match=r"does not hold stage-1\.safetensors; this half of example"):
+            artifact.load(folder, first)
+
+
+def test_a_missing_baseline_is_named(folder):
+    (folder / "baseline.safetensors").unlink()
+    with pytest.raises(UnknownModel, match=r"baseline\.safetensors"):
+        artifact.load_baseline(folder, artifact.read_manifest(folder))
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 3), (-1, 1), (2, 1), (3, 3)])
+def test_stages_that_do_not_exist_are_refused_with_those_that_do(folder, first, last):
+    with pytest.raises(InvalidInput, match=r"example has the stages \[0, 2\)"):
+        artifact.load(folder, first, last)
+
+
+# --- the content hash -------------------------------------------------------------------------------------
+
+
+def nudged(network, name):
+    """A copy of *network* with one value of one tensor changed by as little as possible."""
+    copy = build(LENET, network.normalisation)
+    weights = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    values = weights[name].view(-1)
+    values[0] = torch.nextafter(values[0], values[0] + 1)
+    copy.load_state_dict(weights)
+    return copy
+
+
+@pytest.mark.parametrize("name", random_network().state_dict())
+def test_the_content_hash_changes_with_any_weight(name, tmp_path):
+    before = save_artifact(tmp_path / "before", random_network()).content_hash
+    assert save_artifact(tmp_path / "after", nudged(random_network(), name)).content_hash != before
+
+
+def test_the_content_hash_changes_with_what_makes_the_function(folder):
+    manifest = artifact.read_manifest(folder)
+    others = [
+        dataclasses.replace(manifest, normalisation=Normalisation((0.451,), (0.2,))),
+        dataclasses.replace(manifest, normalisation=Normalisation((0.45,), (0.201,))),
+        dataclasses.replace(manifest, architecture=Architecture("b-lenet", "code")),
+        dataclasses.replace(manifest, architecture=Architecture("b-lenet", classes=9)),
+        dataclasses.replace(manifest, files={**manifest.files, "stage-0.safetensors": "0" * 64}),
+    ]
+    hashes = {manifest.content_hash, *(other.content_hash for other in others)}
+    assert len(hashes) == 1 + len(others)
+
+
+def test_the_content_hash_stays_with_what_may_change_between_measurements(folder):
+    manifest = artifact.read_manifest(folder)
+    remeasured = dataclasses.replace(
+        manifest.with_rule(ExitRule(Criterion.MARGIN, (0.5,)), {"test": {"accuracy": 1.0}}),
+        name="another name",
+        dataset="another set",
+        labels=tuple("abcdefghij"),
+        cut=2,
+        training={},
+        files={**manifest.files, "baseline.safetensors": "0" * 64},
+    )
+    assert remeasured.content_hash == manifest.content_hash
+    artifact.write_manifest(folder, remeasured)
+    assert artifact.read_manifest(folder) == remeasured
+
+
+def test_a_new_rule_takes_the_old_results_away(folder):
+    manifest = artifact.read_manifest(folder)
+    rule = ExitRule(Criterion.MARGIN, (0.5,))
+    assert manifest.with_rule(rule, {}) == dataclasses.replace(manifest, rule=rule, results={})
+
+
+# --- damage -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["stage-0.safetensors", "stage-1.safetensors", "baseline.safetensors"])
+@pytest.mark.parametrize("place", [0, 0.5, 1])
+def test_one_flipped_bit_is_damage(folder, file, place):
+    blob = bytearray((folder / file).read_bytes())
+    blob[round(place * (len(blob) - 1))] ^= 1
+    (folder / file).write_bytes(blob)
+    with pytest.raises(DamagedData, match=f"{file} has SHA-256"):
+        if file.startswith("baseline"):
+            artifact.load_baseline(folder, artifact.read_manifest(folder))
+        else:
+            artifact.load(folder)
+
+
+def test_a_truncated_file_is_damage(folder):
+    blob = (folder / "stage-1.safetensors").read_bytes()
+    (folder / "stage-1.safetensors").write_bytes(blob[:-1])
+    with pytest.raises(DamagedData, match="SHA-256"):
+        artifact.load(folder)
+
+
+@pytest.mark.parametrize("blob", [b"", b"not safetensors", b"\xff" * 64])
+def test_a_file_of_another_format_is_damage_even_with_a_matching_checksum(folder, blob):
+    save_with_blob(folder, "stage-0.safetensors", blob)
+    with pytest.raises(DamagedData, match=r"stage-0\.safetensors is not a safetensors file"):
+        artifact.load(folder, 0, 1)
+
+
+def test_a_stage_of_another_network_is_damage_even_with_a_matching_checksum(folder):
+    save_with_blob(folder, "stage-0.safetensors", (folder / "stage-1.safetensors").read_bytes())
+    with pytest.raises(DamagedData, match="does not fit the architecture"):
+        artifact.load(folder, 0, 1)
+
+
+def save_with_blob(folder, file, blob):
+    (folder / file).write_bytes(blob)
+    manifest = artifact.read_manifest(folder)
+    files = {**manifest.files, file: hashlib.sha256(blob).hexdigest()}
+    artifact.write_manifest(folder, dataclasses.replace(manifest, files=files))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"text"', '{"format_version": 1', "\ufeff{}"])
+def test_a_manifest_that_is_no_json_object_is_damage(folder, text):
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DamagedData, match=r"manifest\.json"):
+        artifact.read_manifest(folder)
+
+
+def test_a_manifest_that_is_not_utf_8_is_damage(folder):
+    (folder / "manifest.json").write_bytes(b'{"name": "\xff"}')
+    with pytest.raises(DamagedData, match="not JSON"):
+        artifact.read_manifest(folder)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format_version_is_named(folder, version):
+    edited(folder, lambda raw: raw.update(format_version=version))
+    with pytest.raises(DamagedData, match=f"version {version!r}"):
+        artifact.read_manifest(folder)
+
+
+KEYS = ["format_version", "name", "content_hash", "architecture", "normalisation", "labels"]
+KEYS += ["dataset", "cut", "exit_rule", "files", "training", "results"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_missing_key_is_damage(folder, key):
+    edited(folder, lambda raw: raw.pop(key))
+    with pytest.raises(DamagedData, match=r"manifest\.json"):
+        artifact.read_manifest(folder)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, 5, -1, True, "x", [1], {"x": 1}])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_value_of_another_kind_never_passes_for_a_manifest(folder, key, value):
+    before = artifact.read_manifest(folder)
+    edited(folder, lambda raw: raw.update({key: value}))
+    try:
+        after = artifact.read_manifest(folder)
+    except DamagedData:
+        return
+    # What is free to be anything of its own kind may have changed; nothing else.
+    free = {"name": str, "dataset": str, "training": dict, "results": dict}
+    assert key in free
+    assert isinstance(value, free[key])
+    assert dataclasses.replace(after, **{key: getattr(before, key)}) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw.update(content_hash="0" * 64),
+        lambda raw: raw["normalisation"].update(mean=[0.46]),
+        lambda raw: raw["normalisation"].update(std=[0.0]),
+        lambda raw: raw["normalisation"].update(mean=[0.45, 0.45]),
+        lambda raw: raw["architecture"].update(variant="code"),
+        lambda raw: raw["architecture"].update(name="b-vgg"),
+        lambda raw: raw["architecture"].update(classes=1),
+        lambda raw: raw["architecture"].update(input_shape=[3, 28, 28]),
+        lambda raw: raw["files"].update({"stage-0.safetensors": "0" * 64}),
+        lambda raw: raw["files"].pop("stage-1.safetensors"),
+        lambda raw: raw["exit_rule"].update(criterion="luck"),
+        lambda raw: raw["exit_rule"].update(thresholds=[float("nan")]),
+        lambda raw: raw["exit_rule"].update(thresholds=[float("inf")]),
+        lambda raw: raw["exit_rule"].update(thresholds=[0.1, 0.2]),
+        lambda raw: raw["exit_rule"].update(thresholds=["0.1"]),
+        lambda raw: raw.update(labels=["a", "b"]),
+        lambda raw: raw.update(cut=3),
+        lambda raw: raw.update(cut=0),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_damage(folder, change):
+    edited(folder, change)
+    with pytest.raises(DamagedData, match=r"manifest\.json"):
+        artifact.load(folder)
+
+
+def test_an_absent_artifact_is_unknown(tmp_path):
+    with pytest.raises(UnknownModel, match=r"manifest\.json is missing"):
+        artifact.load(tmp_path / "nowhere")
+
+
+def test_a_name_in_the_manifest_never_becomes_a_path(folder):
+    """The weights lie outside, under names that climb, in a manifest that is consistent in itself."""
+    manifest = artifact.read_manifest(folder)
+    shutil.move(folder / "stage-0.safetensors", folder.parent / "stage-0.safetensors")
+    digest = manifest.files["stage-0.safetensors"]
+    climbing = {"../stage-0.safetensors": digest, str(folder.parent / "stage-0.safetensors"): digest}
+    artifact.write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **climbing}))
+    with pytest.raises(UnknownModel, match=r"does not hold stage-0\.safetensors"):
+        artifact.load(folder, 0, 1)
+
+
+def test_a_manifest_is_replaced_in_one_step(folder, monkeypatch):
+    """A write that breaks off leaves the old manifest whole."""
+    before = artifact.read_manifest(folder)
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        artifact.write_manifest(folder, dataclasses.replace(before, name="new"))
+    assert artifact.read_manifest(folder) == before
+
+
+def test_a_manifest_is_json_that_any_program_reads(folder):
+    def refuse(text):
+        raise AssertionError(f"{text} is not JSON")
+
+    for criterion in Criterion:
+        for threshold in (criterion.never, criterion.always):
+            manifest = artifact.read_manifest(folder).with_rule(ExitRule(criterion, (threshold,)), {})
+            artifact.write_manifest(folder, manifest)
+            json.loads((folder / "manifest.json").read_text(), parse_constant=refuse)
+            assert artifact.read_manifest(folder) == manifest
+
+
+# --- what the package ships -------------------------------------------------------------------------------
+
+
+@shipped
+def test_a_shipped_artifact_loads_whole_in_halves_and_with_its_baseline(name):
+    manifest, whole = artifact.load(zoo.find(name))
+    assert manifest.name == name
+    _, edge = artifact.load(zoo.find(name), 0, manifest.cut)
+    _, cloud = artifact.load(zoo.find(name), manifest.cut)
+    assert parameters(edge) + parameters(cloud) == parameters(whole)
+    images = torch.from_numpy(pictures(manifest.architecture, 2))
+    baseline = artifact.load_baseline(zoo.find(name), manifest)
+    with torch.inference_mode():
+        assert baseline.trunk(baseline.normalisation(images)).isfinite().all()
+
+
+@shipped
+def test_a_shipped_artifact_records_its_recipe_and_test_results(name):
+    manifest = artifact.read_manifest(zoo.find(name))
+    assert manifest.training["command"].startswith("branchynet train --recipe")
+    assert manifest.training["recipe"]["architecture"]["name"] == manifest.architecture.name
+    results = manifest.results["test"]
+    assert results["images"] == 10_000
+    assert 0.5 < results["accuracy"] <= 1
+    assert sum(results["exit_shares"]) == pytest.approx(1, abs=1e-5)
+    assert len(results["exit_accuracies"]) == len(results["exit_shares"]) == len(manifest.rule.thresholds) + 1
+    assert results["macs"] < results["trunk_macs"]
+    assert results["accuracy"] > results["trunk_accuracy"] - 0.01

@@ -1,0 +1,96 @@
+"""Recipes are whole: right parts for their networks, legal values, a schedule of the promised shape."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from network_examples import LENET, many
+
+from branchynet.errors import InvalidInput, UnknownModel
+from branchynet.models import cost
+from branchynet.training.datasets import DATASETS
+from branchynet.training.recipes import RECIPES, Recipe, named_recipe
+
+every_recipe = pytest.mark.parametrize("name", RECIPES)
+SMALL = Recipe(LENET, "mnist", trunk_epochs=1, joint_epochs=1, batch_size=8, exit_weights=(1.0, 1.0))
+ONE_CYCLE = dataclasses.replace(SMALL, schedule="one-cycle", learning_rate=0.1)
+
+
+@every_recipe
+def test_a_named_recipe_fits_its_network_and_its_data(name):
+    recipe = named_recipe(name)
+    assert recipe is RECIPES[name]
+    assert recipe.dataset in DATASETS
+    assert len(recipe.exit_weights) == cost(recipe.architecture).exits
+    channels = recipe.architecture.input_shape[0]
+    assert channels == (3 if recipe.dataset == "cifar10" else 1)
+
+
+@every_recipe
+def test_a_recipe_is_plain_json(name):
+    def back(value):
+        return tuple(value) if isinstance(value, list) else value
+
+    raw = json.loads(json.dumps(RECIPES[name].to_json(), allow_nan=False))
+    architecture = type(LENET)(**raw.pop("architecture"))
+    assert Recipe(architecture, **{key: back(value) for key, value in raw.items()}) == RECIPES[name]
+
+
+def test_the_papers_recipes_are_those_of_its_scripts():
+    for name, epochs, batch in (("lenet-mnist", 50, 512), ("alexnet-cifar10", 50, 512), ("resnet110-cifar10", 100, 64)):
+        recipe = named_recipe(f"paper-{name}")
+        assert recipe.architecture.variant == "code"
+        assert (recipe.trunk_epochs, recipe.joint_epochs, recipe.batch_size) == (epochs, 100, batch)
+        assert (recipe.optimiser, recipe.learning_rate, recipe.beta1) == ("adam", 1e-3, 0.99)
+        assert (recipe.augmentation, recipe.schedule, recipe.distillation) == ("none", "constant", 0)
+        assert set(recipe.exit_weights) == {1.0}
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(UnknownModel, match="lenet-fashion, lenet-mnist"):
+        named_recipe("lenet")
+
+
+@pytest.mark.parametrize("field", ["trunk_epochs", "joint_epochs", "batch_size", "calibration_images"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_counts_below_one_are_refused(field, value):
+    with pytest.raises(InvalidInput, match=f"{field} is {value}"):
+        dataclasses.replace(SMALL, **{field: value})
+
+
+@pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf")])
+def test_a_learning_rate_that_is_not_positive_is_refused(rate):
+    with pytest.raises(InvalidInput, match="learning_rate"):
+        dataclasses.replace(SMALL, learning_rate=rate)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_an_exit_weight_that_no_loss_can_have_is_refused(weight):
+    with pytest.raises(InvalidInput, match="exit_weights"):
+        dataclasses.replace(SMALL, exit_weights=(weight, 1.0))
+
+
+@given(st.floats(0, 1))
+@many
+def test_a_constant_schedule_is_constant(progress):
+    assert dataclasses.replace(SMALL, learning_rate=0.3).learning_rate_at(progress) == 0.3
+
+
+def test_one_cycle_rises_for_a_fifth_and_falls_to_nothing():
+    rates = np.array([ONE_CYCLE.learning_rate_at(progress) for progress in np.linspace(0, 1, 101)])
+    assert rates[0] == pytest.approx(0.004)
+    assert rates[10] == pytest.approx((0.004 + 0.1) / 2), "linear on the way up"
+    assert rates[20] == pytest.approx(0.1)
+    assert rates[60] == pytest.approx(0.05), "half way down the cosine"
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert (np.diff(rates[:21]) > 0).all()
+    assert (np.diff(rates[20:]) < 0).all()
+
+
+@given(st.floats(0, 1))
+@many
+def test_one_cycle_never_leaves_zero_to_its_peak(progress):
+    assert 0 <= ONE_CYCLE.learning_rate_at(progress) <= 0.1 + 1e-12
