@@ -25,13 +25,11 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from branchynet.errors import DamagedData, InvalidInput, UnknownModel
-from branchynet.manifest import Manifest, read_manifest, stage_file, write_manifest
+from branchynet.manifest import BASELINE, Manifest, read_manifest, stage_file, write_manifest
 from branchynet.models import build
 from branchynet.network import BranchyNet
 
 __all__ = ["Manifest", "load", "load_baseline", "read_manifest", "save", "write_manifest"]
-
-BASELINE = "baseline.safetensors"
 
 
 def save(folder: Path, manifest: Manifest, network: BranchyNet, baseline: Mapping[str, Tensor]) -> Manifest:

@@ -18,10 +18,11 @@ from branchynet.models import Architecture, cost
 from branchynet.network import Normalisation
 from branchynet.prediction import ServedModel
 
-__all__ = ["Manifest", "read_manifest", "stage_file", "write_manifest"]
+__all__ = ["BASELINE", "Manifest", "read_manifest", "stage_file", "write_manifest"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+BASELINE = "baseline.safetensors"
 
 
 def stage_file(index: int) -> str:
@@ -195,8 +196,9 @@ def _from_json(raw: _ManifestFile) -> Manifest:
     stages = len(counted.stages)
     if not 1 <= raw["cut"] <= stages:
         raise InvalidInput(f"cut is {raw['cut']}; it must be 1 to {stages}")
-    if missing := {stage_file(index) for index in range(stages)} - set(raw["files"]):
-        raise InvalidInput(f"files has no checksum for {sorted(missing)}")
+    expected = {BASELINE, *map(stage_file, range(stages))}
+    if set(raw["files"]) != expected:
+        raise InvalidInput(f"files are {sorted(raw['files'])}; they must be {sorted(expected)}")
     return Manifest(
         name=raw["name"],
         architecture=architecture,

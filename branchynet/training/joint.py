@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -304,11 +305,15 @@ def _read_checkpoint(folder: Path, recipe: Recipe) -> _Run | None:
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    saved = torch.load(path, weights_only=True)
-    theirs, ours = json.loads(saved.pop("recipe")), json.loads(json.dumps(recipe.to_json()))
+    try:
+        saved = torch.load(path, weights_only=True)
+        theirs, run = json.loads(saved.pop("recipe")), _Run(**saved)
+    except (RuntimeError, EOFError, UnpicklingError, LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedData(f"{path} is no checkpoint of ours ({error!r}); delete it to start again") from None
+    ours = json.loads(json.dumps(recipe.to_json()))
     if theirs != ours:
         changed = [
             f"{key}: {theirs.get(key)!r} there, {ours[key]!r} asked" for key in ours if theirs.get(key) != ours[key]
         ]
         raise InvalidInput(f"{path} belongs to another recipe ({'; '.join(changed)}); choose another --run folder")
-    return _Run(**saved)
+    return run

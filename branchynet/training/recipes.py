@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import Architecture
@@ -16,6 +16,7 @@ Augmentation = Literal["none", "affine", "crop-flip"]
 Optimiser = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "one-cycle"]
 Precision = Literal["fp32", "bf16"]
+_LEGAL = {"optimiser": Optimiser, "schedule": Schedule, "augmentation": Augmentation, "precision": Precision}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,11 @@ class Recipe:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
             raise InvalidInput(f"learning_rate is {self.learning_rate}; it must be positive")
-        if any(weight < 0 for weight in self.exit_weights):
-            raise InvalidInput(f"exit_weights are {self.exit_weights}; none may be negative")
+        for name, legal in _LEGAL.items():
+            if getattr(self, name) not in get_args(legal):
+                raise InvalidInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(legal))}")
+        if not all(0 <= weight < math.inf for weight in self.exit_weights):
+            raise InvalidInput(f"exit_weights are {self.exit_weights}; each must be finite and not negative")
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate at *progress* 0..1 through a phase.

@@ -1,8 +1,9 @@
 import pytest
 import torch
-from network_examples import mixing_rule, pictures, random_network, save_artifact, title
+from network_examples import HELD_OUT, TINY, TRAINING, mixing_rule, pictures, random_network, save_artifact, title
 
 from branchynet import artifact
+from branchynet.training.joint import train
 
 torch.set_num_threads(1)
 
@@ -35,3 +36,10 @@ def loaded(artifact_folder):
         return parts[key]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory):
+    """A training that nothing stopped: its result, its folder, and every step it reported."""
+    folder, steps = tmp_path_factory.mktemp("straight"), []
+    return train(TINY, TRAINING, HELD_OUT, folder, steps.append), folder, steps

@@ -13,6 +13,7 @@ from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.models import ARCHITECTURES, VARIANTS, Architecture, build
 from branchynet.network import Normalisation
 from branchynet.training.datasets import Dataset
+from branchynet.training.recipes import Recipe
 
 LENET = Architecture("b-lenet")
 EVERY = [Architecture(name, variant) for name in ARCHITECTURES for variant in VARIANTS]
@@ -126,3 +127,18 @@ def quadrants(per_class, classes=4, seed=0, split="train"):
         image[0, 14 * row : 14 * row + 14, 14 * column : 14 * column + 14] += 120
     names = tuple("abcd"[:classes])
     return Dataset("quadrants", images.astype(np.uint8), labels.astype(np.int64), names, split, "made by a test")
+
+
+# A training of 3 x 2 epochs of three steps each.
+TINY = Recipe(
+    Architecture("b-lenet", classes=4),
+    "mnist",
+    trunk_epochs=2,
+    joint_epochs=2,
+    batch_size=8,
+    exit_weights=(1.0, 1.0),
+    learning_rate=3e-3,
+    augmentation="affine",
+    calibration_images=4,
+)
+TRAINING, HELD_OUT = quadrants(6), quadrants(10, seed=99)

@@ -1,0 +1,276 @@
+"""`branchynet …`, run in this process as the installed command runs: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from running_nodes import closed_port, in_process
+from running_programs import program
+
+import branchynet
+from branchynet import artifact
+from branchynet.decisions.exits import Criterion, softmax
+from branchynet.models import zoo
+from branchynet.training.datasets import Dataset
+from branchynet.training.formats import write_idx
+from edge_node.settings import EdgeSettings
+
+Command = Callable[..., "Ended"]
+EVALUATION_KEYS = {
+    "accuracy",
+    "interval",
+    "thresholds",
+    "exit_shares",
+    "ms",
+    "macs",
+    "macs_without_heads",
+    "gain_ms",
+    "gain_ms_without_heads",
+    "gain_macs",
+    "gain_macs_without_heads",
+}
+ANSWER_KEYS = {
+    "image",
+    "label",
+    "class",
+    "probabilities",
+    "exit",
+    "where",
+    "edge_ms",
+    "network_ms",
+    "cloud_ms",
+    "uplink_bytes",
+    "fallback_reason",
+}
+
+
+class Ended:
+    """How a command ended."""
+
+    def __init__(self, code: int | str | None, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+        self.words = " ".join(out.split())
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs the function behind the console script `branchynet`."""
+    (script,) = entry_points(group="console_scripts", name="branchynet")
+    main = script.load()
+    monkeypatch.delenv("BRANCHYNET_DATA", raising=False)
+    monkeypatch.delenv("BRANCHYNET_EDGE", raising=False)
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["branchynet", *arguments])
+        code: int | str | None = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        out, err = capsys.readouterr()
+        return Ended(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def edge() -> Iterator[str]:
+    """The target of a real edge whose cloud is real, too."""
+    with program("cloud_node", "--port", "0") as cloud:
+        with program("edge_node", "--port", "0", "--cloud", f"127.0.0.1:{cloud.ready()}") as running:
+            yield f"127.0.0.1:{running.ready()}"
+
+
+def test_help_lists_every_command(command: Command) -> None:
+    ended = command("--help")
+    assert ended.code == 0
+    for name in ("demo", "classify", "edge", "cloud", "evaluate", "calibrate", "train"):
+        assert f"│ {name} " in ended.out
+        assert command(name, "--help").code == 0
+
+
+def test_the_edge_command_has_the_flags_of_the_edge_program(command: Command) -> None:
+    ended = command("edge", "--help")
+    assert ended.code == 0
+    assert "usage: branchynet edge" in ended.words
+    for name in EdgeSettings.model_fields:
+        assert f"--{name.replace('_', '-')}" in ended.words
+    refused = command("edge", "--artifact", "resnet-5000")
+    assert refused.code == 2
+    assert "branchynet edge: 'resnet-5000'" in refused.err
+
+
+def test_version_is_that_of_the_package(command: Command) -> None:
+    assert command("--version").words == f"branchynet {branchynet.__version__}"
+
+
+def test_the_shipped_sample_is_classified(command: Command, edge: str, sample: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "new" / "answers.json"
+    ended = command("classify", "--edge", edge, "--sample", "20", "--json", str(file))
+    assert (ended.code, ended.err) == (0, "")
+    manifest = artifact.read_manifest(zoo.find("lenet-fashion"))
+    written = json.loads(file.read_text())
+    assert (written["model"], written["content_hash"]) == (manifest.name, manifest.content_hash)
+    expected = in_process(sample.images[:20])
+    probabilities = softmax(expected.logits)
+    answers = written["answers"]
+    assert len(answers) == 20
+    for position, answer in enumerate(answers):
+        assert set(answer) == ANSWER_KEYS
+        assert answer["label"] == expected.logits[position].argmax()
+        assert answer["class"] == manifest.labels[answer["label"]]
+        assert answer["class"] in ended.out
+        assert answer["exit"] == expected.exits[position]
+        assert answer["probabilities"] == pytest.approx(probabilities[position].tolist(), abs=1e-4)
+        assert answer["where"] == ("edge" if answer["exit"] == 0 else "cloud")
+        assert (answer["uplink_bytes"] > 0) == (answer["where"] == "cloud")
+    assert {answer["where"] for answer in answers} == {"edge", "cloud"}
+
+
+def test_pictures_are_scaled_and_classified(command: Command, edge: str, sample: Dataset, tmp_path: Path) -> None:
+    plain, large, inverted = tmp_path / "plain.png", tmp_path / "large.png", tmp_path / "inverted.png"
+    pixels = sample.images[0, 0]
+    Image.fromarray(pixels).save(plain)
+    Image.fromarray(pixels).resize((280, 280)).convert("RGB").save(large)
+    Image.fromarray(255 - pixels).save(inverted)
+    file = tmp_path / "answers.json"
+
+    def labels(*arguments: str) -> list[int]:
+        ended = command("classify", "--edge", edge, "--json", str(file), *arguments)
+        assert ended.code == 0
+        return [answer["label"] for answer in json.loads(file.read_text())["answers"]]
+
+    expected = int(in_process(sample.images[:1]).logits[0].argmax())
+    assert labels(str(plain), str(large)) == [expected, expected]
+    assert labels("--invert", str(inverted)) == [expected]
+    assert [answer["image"] for answer in json.loads(file.read_text())["answers"]] == ["inverted.png"]
+
+
+def test_policy_rule_and_environment_are_taken(
+    command: Command, edge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "answers.json"
+    monkeypatch.setenv("BRANCHYNET_EDGE", edge)
+
+    def exits(*arguments: str) -> set[tuple[int, str]]:
+        assert command("classify", "--sample", "8", "--json", str(file), *arguments).code == 0
+        return {(answer["exit"], answer["where"]) for answer in json.loads(file.read_text())["answers"]}
+
+    assert exits("--threshold", "0") == {(1, "cloud")}
+    assert exits("--threshold", "1e9") == {(0, "edge")}
+    assert exits("--criterion", "max-probability", "--threshold", "1") == {(1, "cloud")}
+    assert exits("--threshold", "0", "--policy", "edge-only") == {(0, "edge")}
+    assert exits("--threshold", "1e9", "--policy", "cloud-only") == {(0, "cloud")}
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "neither pictures nor a sample": (["classify"], "--sample"),
+    "no picture": (["classify", __file__], "not a picture"),
+    "two thresholds": (["classify", "--sample", "1", "--threshold", "1", "--threshold", "2"], "2 thresholds"),
+    "threshold is NaN": (["classify", "--sample", "1", "--threshold", "nan"], "nan"),
+    "unknown artifact": (["evaluate", "--artifact", "resnet-5000"], "lenet-fashion"),
+    "unknown recipe": (["train", "--recipe", "resnet-5000"], "lenet-fashion"),
+    "no data there": (["evaluate", "--data", str(Path(__file__).parent)], "fashion-mnist"),
+    "demo of no artifact": (["demo", "--artifact", "resnet-5000"], "resnet-5000"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_with_2_and_is_named(
+    command: Command, edge: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mistake: str
+) -> None:
+    monkeypatch.setenv("BRANCHYNET_EDGE", edge)
+    monkeypatch.chdir(tmp_path)
+    arguments, word = MISTAKES[mistake]
+    ended = command(*arguments)
+    assert ended.code == 2
+    assert word in ended.err
+    assert ended.err.startswith("branchynet: ")
+
+
+def test_an_edge_that_is_not_there_is_named(command: Command) -> None:
+    with closed_port() as port:
+        ended = command("classify", "--edge", f"127.0.0.1:{port}", "--sample", "1")
+    assert ended.code == 2
+    assert str(port) in ended.err
+
+
+def test_evaluate_writes_the_documented_keys(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    ended = command("evaluate", "--sample", "--timing-images", "20", "--passes", "1", "--json", str(file))
+    assert (ended.code, ended.err) == (0, "")
+    figures: dict[str, Any] = json.loads(file.read_text())
+    assert {"artifact", "dataset", "images", "engine", "trunk", "early_exit"} <= set(figures)
+    assert (figures["artifact"], figures["dataset"], figures["images"]) == ("lenet-fashion", "fashion-mnist", 1000)
+    trunk, early = figures["trunk"], figures["early_exit"]
+    assert {"accuracy", "ms", "macs"} <= set(trunk)
+    assert set(early) >= EVALUATION_KEYS
+    low, high = early["interval"]
+    assert 0.8 < low < early["accuracy"] < high < 1
+    assert sum(early["exit_shares"]) == pytest.approx(1, abs=1e-5)
+    assert early["macs_without_heads"] < early["macs"] < trunk["macs"]
+    assert early["gain_macs"] == pytest.approx(trunk["macs"] / early["macs"], rel=0.01)
+    assert early["gain_ms"] == pytest.approx(trunk["ms"] / early["ms"], rel=0.01)
+    assert early["gain_macs_without_heads"] > early["gain_macs"] > 1
+    assert f"{100 * early['accuracy']:.2f}" in ended.out
+    assert f"{early['gain_macs']:.2f}x" in ended.out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5,300 images for training and 200 to test: a bright bar for each class, on noise."""
+    folder = tmp_path_factory.mktemp("data") / "fashion-mnist"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for prefix, count in (("train", 5_300), ("t10k", 200)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        images = generator.integers(0, 120, (count, 28, 28), dtype=np.uint8)
+        for label in range(10):
+            images[labels == label, 2 * label + 4 : 2 * label + 6, 6:22] = 250
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(write_idx(images))
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(write_idx(labels))
+    return folder.parent
+
+
+def test_an_artifact_is_trained_evaluated_and_calibrated(command: Command, data: Path, tmp_path: Path) -> None:
+    run, trained, calibrated = tmp_path / "run", tmp_path / "bars", tmp_path / "frugal"
+    arguments = ["train", "--recipe", "lenet-fashion", "--trunk-epochs", "1", "--joint-epochs", "1", "--threads", "1"]
+    arguments += ["--data", str(data), "--run", str(run), "--out", str(trained)]
+    first = command(*arguments)
+    assert (first.code, first.err) == (0, "")
+    assert "300 images to train on, 5,000 held out" in first.words
+    manifest, _ = artifact.load(trained)
+    assert manifest.name == "bars"
+    assert manifest.training["recipe"]["trunk_epochs"] == 1
+    assert manifest.results["test"]["images"] == 200
+
+    again = command(*arguments)
+    assert again.code == 0
+    assert artifact.read_manifest(trained).content_hash == manifest.content_hash, "a finished run trained on"
+
+    file = tmp_path / "table.json"
+    options = ["--artifact", str(trained), "--data", str(data), "--json", str(file)]
+    assert command("evaluate", *options, "--timing-images", "5", "--passes", "1").code == 0
+    figures = json.loads(file.read_text())
+    assert (figures["artifact"], figures["images"]) == ("bars", 200)
+    assert figures["early_exit"]["accuracy"] == pytest.approx(manifest.results["test"]["accuracy"])
+
+    chosen = ["--criterion", "margin", "--max-drop", "0.5", "--candidates", "20"]
+    ended = command("calibrate", *options, *chosen, "--out", str(calibrated))
+    assert (ended.code, ended.err) == (0, "")
+    figures = json.loads(file.read_text())
+    assert (figures["artifact"], figures["images"], figures["criterion"]) == ("bars", 5_000, "margin")
+    copied = artifact.read_manifest(calibrated)
+    assert copied.content_hash == manifest.content_hash
+    assert copied.rule.criterion is Criterion.MARGIN
+    assert list(copied.rule.thresholds) == figures["thresholds"]
+    assert "test" not in copied.results
+    artifact.load(calibrated)

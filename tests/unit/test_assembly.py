@@ -1,0 +1,179 @@
+"""From a trained network to an artifact: the rule is chosen on held-out images, the results are those on disk."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from network_examples import LENET, TINY, quadrants, random_network, save_artifact
+from test_outcomes import random_table
+
+from branchynet import artifact
+from branchynet.decisions.calibration import screen
+from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.outcomes import RuleResult
+from branchynet.errors import InvalidInput, UnknownModel
+from branchynet.models import cost
+from branchynet.training import assembly, datasets
+from branchynet.training.assembly import assemble, calibration_table, choose_rule, copy_with_rule, training_split
+from branchynet.training.datasets import split_calibration
+from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
+
+CALIBRATION = dataclasses.replace(quadrants(10, seed=5), split="calibration")
+TEST = dataclasses.replace(quadrants(12, seed=6), split="test")
+
+
+@pytest.fixture(scope="module")
+def assembled(straight, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("assembled")
+    return assemble("tiny", folder, TINY, straight[0], CALIBRATION, TEST, "branchynet train --recipe tiny"), folder
+
+
+@pytest.mark.parametrize("criterion", Criterion)
+@pytest.mark.parametrize("exits", [2, 3])
+@pytest.mark.parametrize("max_drop", [0.0, 0.01, 0.2])
+def test_the_rule_is_the_cheapest_within_the_drop(criterion, exits, max_drop):
+    table = random_table(exits, 60, seed=exits)
+    results, chosen = choose_rule(table, criterion, max_drop, 12)
+    floor = table.correct[-1].mean() - max_drop
+    assert chosen in results
+    assert chosen.accuracy >= floor
+    assert chosen.cost == min(result.cost for result in results if result.accuracy >= floor)
+
+
+def test_no_drop_at_all_is_always_possible():
+    for seed in range(20):
+        table = random_table(3, 37, seed=seed)
+        _, chosen = choose_rule(table, Criterion.ENTROPY, 0.0, 5)
+        assert chosen.accuracy >= table.correct[-1].mean()
+
+
+@pytest.mark.parametrize(("exits", "candidates", "per_exit"), [(2, 300, 300), (3, 300, 200), (3, 50, 50)])
+def test_two_thresholds_get_fewer_candidates_each(exits, candidates, per_exit, monkeypatch):
+    asked = []
+
+    def remembered(table, criterion, count):
+        asked.append(count)
+        return screen(table, criterion, 2)
+
+    monkeypatch.setattr(assembly, "screen", remembered)
+    choose_rule(random_table(exits, 5), Criterion.ENTROPY, 0.5, candidates)
+    assert len(asked) == 1
+    assert asked[0] == pytest.approx(per_exit, abs=1)
+
+
+def test_an_assembled_artifact_says_what_it_is(assembled, straight):
+    manifest, folder = assembled
+    assert manifest == artifact.read_manifest(folder)
+    assert (manifest.name, manifest.architecture, manifest.dataset) == ("tiny", TINY.architecture, TINY.dataset)
+    assert manifest.labels == CALIBRATION.classes
+    assert manifest.normalisation == straight[0].network.normalisation
+    assert manifest.training["command"] == "branchynet train --recipe tiny"
+    assert manifest.training["recipe"] == json.loads(json.dumps(TINY.to_json()))
+    assert 1 <= manifest.cut < manifest.stages
+
+
+def test_the_rule_comes_from_the_calibration_images_alone(assembled, straight):
+    manifest, _ = assembled
+    table = measure_outcomes(straight[0].network, cost(TINY.architecture), CALIBRATION)
+    _, chosen = choose_rule(table, Criterion.ENTROPY, assembly.MAX_DROP, assembly.CANDIDATES)
+    assert manifest.rule == chosen.rule
+    assert manifest.results["calibration"]["accuracy"] == pytest.approx(chosen.accuracy, abs=1e-6)
+    assert manifest.results["calibration"]["macs"] == pytest.approx(chosen.cost, abs=0.1)
+    assert chosen.accuracy >= table.correct[-1].mean() - assembly.MAX_DROP
+
+
+def test_recorded_test_results_are_found_again_by_whoever_loads_the_artifact(assembled):
+    manifest, folder = assembled
+    recorded = manifest.results["test"]
+    _, network = artifact.load(folder)
+    table = measure_outcomes(network, cost(manifest.architecture), TEST)
+    result = table.apply(manifest.rule)
+    assert recorded["images"] == len(TEST)
+    assert recorded["accuracy"] == pytest.approx(result.accuracy, abs=1e-6)
+    assert recorded["exit_shares"] == pytest.approx(result.exit_shares, abs=1e-6)
+    assert recorded["macs"] == pytest.approx(result.cost, abs=0.1)
+    assert recorded["exit_accuracies"] == pytest.approx(table.correct.mean(axis=1), abs=1e-6)
+    baseline = artifact.load_baseline(folder, manifest)
+    assert recorded["trunk_accuracy"] == pytest.approx(trunk_accuracy(baseline, TEST), abs=1e-6)
+    assert recorded["trunk_macs"] == cost(manifest.architecture).trunk_macs
+
+
+def test_without_test_images_there_are_no_test_results(straight, tmp_path):
+    manifest = assemble("tiny", tmp_path, TINY, straight[0], CALIBRATION, None, "command")
+    assert set(manifest.results) == {"calibration"}
+    assert artifact.read_manifest(tmp_path) == manifest
+
+
+CHOSEN = RuleResult(ExitRule(Criterion.MARGIN, (0.3,)), 0.95, (0.7, 0.3), 1234.5)
+
+
+def test_a_copy_with_another_rule_keeps_the_network_and_drops_old_results(tmp_path):
+    original = save_artifact(tmp_path / "old", random_network())
+    assert "test" in original.results
+    copy = copy_with_rule(str(tmp_path / "old"), tmp_path / "new", CHOSEN)
+    manifest, network = artifact.load(tmp_path / "new")
+    assert manifest == copy
+    assert manifest.rule == CHOSEN.rule
+    assert manifest.results == {"calibration": {"accuracy": 0.95, "exit_shares": [0.7, 0.3], "macs": 1234.5}}
+    assert manifest.content_hash == original.content_hash
+    assert dataclasses.replace(manifest, rule=original.rule, results=original.results) == original
+    for name, tensor in random_network().state_dict().items():
+        assert network.state_dict()[name].equal(tensor)
+    assert artifact.read_manifest(tmp_path / "old") == original
+    artifact.load_baseline(tmp_path / "new", manifest)
+
+
+def test_an_artifact_can_take_another_rule_in_place(tmp_path):
+    save_artifact(tmp_path / "own", random_network())
+    copy_with_rule(str(tmp_path / "own"), tmp_path / "x" / ".." / "own", CHOSEN)
+    assert artifact.load(tmp_path / "own")[0].rule == CHOSEN.rule
+
+
+def test_copying_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UnknownModel, match="nowhere"):
+        copy_with_rule("nowhere", tmp_path / "new", CHOSEN)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def whole_set(monkeypatch):
+    """What `datasets.load` hands out in place of a data set, and how it was asked."""
+    whole, asked = quadrants(10, classes=4), []
+
+    def load(name, split, data, *, progress):
+        asked.append((name, split, data))
+        return whole
+
+    monkeypatch.setattr(datasets, "load", load)
+    return whole, asked
+
+
+def test_a_training_split_is_the_recipes(whole_set):
+    whole, asked = whole_set
+    training, calibration = training_split(TINY, None)
+    assert asked == [("mnist", "train", None)]
+    expected = split_calibration(whole, TINY.calibration_images, TINY.seed)
+    np.testing.assert_array_equal(training.images, expected[0].images)
+    np.testing.assert_array_equal(calibration.images, expected[1].images)
+    assert not {i.tobytes() for i in training.images} & {i.tobytes() for i in calibration.images}
+
+
+def test_a_calibration_table_is_made_of_the_images_held_out_in_training(whole_set, assembled, tmp_path):
+    whole, asked = whole_set
+    manifest, table = calibration_table(str(assembled[1]), tmp_path)
+    assert asked == [("mnist", "train", tmp_path)], "never the test split"
+    _, held = split_calibration(whole, TINY.calibration_images, TINY.seed)
+    _, network = artifact.load(assembled[1])
+    expected = measure_outcomes(network, cost(manifest.architecture), held)
+    np.testing.assert_array_equal(table.logits, expected.logits)
+    np.testing.assert_array_equal(table.labels, held.labels)
+
+
+@pytest.mark.parametrize("training", [{}, {"recipe": {}}, {"recipe": {"seed": 0}}, {"recipe": None}, {"recipe": 5}])
+def test_an_artifact_that_does_not_say_what_was_held_out_is_refused(whole_set, tmp_path, training):
+    manifest = save_artifact(tmp_path, random_network(LENET))
+    artifact.write_manifest(tmp_path, dataclasses.replace(manifest, training=training))
+    with pytest.raises(InvalidInput, match="which images were held out"):
+        calibration_table(str(tmp_path), None)
+    assert not whole_set[1]

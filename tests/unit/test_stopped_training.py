@@ -1,0 +1,169 @@
+"""A training that is stopped goes on to the very weights of one that is not; checkpoints and logs."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from network_examples import HELD_OUT, TINY, TRAINING
+from torch import nn
+
+from branchynet.errors import DamagedData, InvalidInput
+from branchynet.models import Architecture
+from branchynet.models.layers import ResidualBlock
+from branchynet.network import BranchyNet, Stage
+from branchynet.training import joint
+from branchynet.training.datasets import Dataset
+from branchynet.training.joint import PHASES, train
+from branchynet.training.recipes import Recipe
+
+
+class Stopped(Exception):
+    """Thrown out of a training on purpose."""
+
+
+def stop_at(number):
+    """A callback that stops training at its *number*-th call."""
+    calls = iter(range(10**6))
+
+    def on_step(_):
+        if next(calls) == number:
+            raise Stopped
+
+    return on_step
+
+
+def weights(trained):
+    """All weights of the network and of its baseline."""
+    return {**trained.network.state_dict(), **{f"baseline {name}": w for name, w in trained.baseline.items()}}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# Each of the 6 epochs reports three steps and its end.
+EPOCH_ENDS = [4 * epoch + 3 for epoch in range(6)]
+EPOCH_STARTS = [4 * epoch for epoch in range(1, 6)]
+
+
+@pytest.mark.parametrize("call", [1, *EPOCH_ENDS, *EPOCH_STARTS])
+def test_a_stopped_run_goes_on_to_the_same_weights(straight, tmp_path, call):
+    with pytest.raises(Stopped):
+        train(TINY, TRAINING, HELD_OUT, tmp_path, stop_at(call))
+    torch.manual_seed(12345)  # nothing may hang on what the process did before
+    assert equal(weights(train(TINY, TRAINING, HELD_OUT, tmp_path)), weights(straight[0]))
+
+
+def test_a_run_stopped_again_and_again_ends_at_the_same_weights(straight, tmp_path):
+    for _ in range(5):
+        with pytest.raises(Stopped):
+            train(TINY, TRAINING, HELD_OUT, tmp_path, stop_at(4))
+    assert equal(weights(train(TINY, TRAINING, HELD_OUT, tmp_path)), weights(straight[0]))
+
+
+def test_a_finished_run_gives_its_result_again_without_a_step(straight):
+    trained, folder, _ = straight
+    again = train(TINY, TRAINING, HELD_OUT, folder, stop_at(0))
+    assert equal(weights(again), weights(trained))
+
+
+def test_another_seed_gives_other_weights(straight, tmp_path):
+    other = train(dataclasses.replace(TINY, seed=1), TRAINING, HELD_OUT, tmp_path)
+    assert not equal(weights(other), weights(straight[0]))
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"joint_epochs": 3}, {"architecture": Architecture("b-lenet", "code", 4)}]
+)
+def test_a_checkpoint_of_another_recipe_is_refused_with_the_difference(straight, change):
+    with pytest.raises(InvalidInput, match=f"another recipe .*{next(iter(change))}"):
+        train(dataclasses.replace(TINY, **change), TRAINING, HELD_OUT, straight[1])
+
+
+@pytest.mark.parametrize("damage", [lambda blob: blob[: len(blob) // 2], lambda _: b"", lambda _: b"not a checkpoint"])
+def test_a_damaged_checkpoint_is_named(straight, tmp_path, damage):
+    blob = (straight[1] / "checkpoint.pt").read_bytes()
+    (tmp_path / "checkpoint.pt").write_bytes(damage(blob))
+    with pytest.raises(DamagedData, match=r"checkpoint\.pt"):
+        train(TINY, TRAINING, HELD_OUT, tmp_path)
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_log_has_one_json_line_an_epoch(straight):
+    _, folder, steps = straight
+    records = read_log(folder)
+    assert [(r["phase"], r["epoch"], r["epochs"]) for r in records] == [(p, e, 2) for p in PHASES for e in (1, 2)]
+    ends = [step for step in steps if step.accuracies is not None]
+    for record, end in zip(records, ends, strict=True):
+        assert record["loss"] == pytest.approx(end.loss, abs=1e-5)
+        assert record["held_out_accuracy_by_exit"] == pytest.approx(end.accuracies, abs=1e-5)
+        assert record["seconds"] >= 0
+
+
+def test_the_log_of_a_stopped_run_repeats_no_epoch(tmp_path):
+    for call in (5, 7, 9):
+        with pytest.raises(Stopped):
+            train(TINY, TRAINING, HELD_OUT, tmp_path, stop_at(call))
+    train(TINY, TRAINING, HELD_OUT, tmp_path)
+    assert [(r["phase"], r["epoch"]) for r in read_log(tmp_path)] == [(p, e) for p in PHASES for e in (1, 2)]
+
+
+def coloured(count):
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32)).astype(np.uint8)
+    return Dataset("noise", images, np.arange(count) % 2, ("a", "b"), "train", "made by a test")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dropout_and_both_precisions_survive_a_stop(tmp_path, precision):
+    recipe = Recipe(
+        Architecture("b-alexnet", "paper", 2),
+        "cifar10",
+        trunk_epochs=2,
+        joint_epochs=1,
+        batch_size=4,
+        exit_weights=(1.0, 1.0, 1.0),
+        optimiser="sgd",
+        augmentation="crop-flip",
+        precision=precision,
+    )
+    whole = train(recipe, coloured(8), coloured(2), tmp_path / "whole")
+    for call in (4, 8):
+        folder = tmp_path / str(call)
+        with pytest.raises(Stopped):
+            train(recipe, coloured(8), coloured(2), folder, stop_at(call))
+        assert equal(weights(train(recipe, coloured(8), coloured(2), folder)), weights(whole))
+    for tensor in weights(whole).values():
+        assert tensor.dtype == torch.float32
+        assert tensor.is_contiguous()
+
+
+def normalised_network(architecture, normalisation):
+    """A small stand-in for B-ResNet: the state of its batch normalisation is not among the parameters."""
+    first = Stage(nn.Sequential(nn.Conv2d(1, 4, 7, stride=7), nn.BatchNorm2d(4)), head(architecture.classes))
+    return BranchyNet.whole(
+        [first, Stage(ResidualBlock(4, 4), head(architecture.classes))],
+        input_shape=architecture.input_shape,
+        classes=architecture.classes,
+        normalisation=normalisation,
+    )
+
+
+def head(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+
+def test_batch_normalisation_survives_a_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(joint, "build", normalised_network)
+    whole = train(TINY, TRAINING, HELD_OUT, tmp_path / "whole")
+    for _ in range(5):
+        with pytest.raises(Stopped):
+            train(TINY, TRAINING, HELD_OUT, tmp_path / "stopped", stop_at(4))
+    assert equal(weights(train(TINY, TRAINING, HELD_OUT, tmp_path / "stopped")), weights(whole))
+    assert any(name.endswith("running_var") for name in whole.baseline)
+    trunk, joined = whole.baseline, whole.network.state_dict()
+    assert not torch.equal(trunk["stages.0.trunk.1.running_mean"], joined["stages.0.trunk.1.running_mean"])
