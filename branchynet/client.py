@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.decisions.exits import ExitRule
+from branchynet.errors import Unavailable
 from branchynet.prediction import Policy, Prediction, ServedModel
 from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
@@ -28,6 +29,7 @@ class AsyncClient:
     """
 
     def __init__(self, target: str) -> None:
+        self._target = target
         self._channel = open_channel(target, MAX_MESSAGE_BYTES)
         self._edge = pb_grpc.EdgeStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -44,10 +46,12 @@ class AsyncClient:
         await self._channel.close()
 
     async def describe(self, *, timeout_ms: float = 5_000) -> ServedModel:
-        """What the edge serves."""
+        """What the edge serves; waits for the edge to start, and raises `Unavailable` after *timeout_ms*."""
         try:
             reply = await self._edge.Describe(pb.DescribeRequest(), timeout=timeout_ms / 1e3, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise Unavailable(f"no edge answers at {self._target} within {timeout_ms / 1e3:g} s") from None
             raise error_from_rpc(error) from None
         return messages.served_from_reply(reply)
 

@@ -27,6 +27,7 @@ SETUPS: dict[str, Policy] = {
 WARM_UP_IMAGES = 40
 # gRPC still probes a connection's bandwidth a moment after its last call; those bytes belong to the row before.
 SETTLE_S = 0.5
+NEWS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,12 @@ async def run_demo(
         measuring = asyncio.create_task(_measure_all(running, images, labels, in_flight_per_edge, on_event))
         try:
             await asyncio.wait([watching, measuring], return_when=asyncio.FIRST_COMPLETED)
+            if measuring.done() and measuring.exception() is not None:
+                # A failed call is often the first sign of a dead part, and which part it was is worth a moment.
+                await asyncio.wait([watching], timeout=NEWS_TIMEOUT_S)
             if watching.done():
-                _raise_first(watching)
-            return await measuring
+                watching.result()
+            return measuring.result()
         finally:
             for task in (watching, measuring):
                 task.cancel()
@@ -141,12 +145,3 @@ def _order(place: str) -> tuple[bool, float, str]:
     """Exits in the order of the network; fallbacks last."""
     name, _, number = place.partition("/")
     return name == Place.FALLBACK.value, float(number or math.inf), name
-
-
-def _raise_first(task: asyncio.Task[None]) -> None:
-    """Raise what ended *task*; a group of errors is reduced to its first."""
-    error = task.exception()
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if error is not None:
-        raise error

@@ -6,7 +6,6 @@ measures latency under a steady number of requests in flight; it does not show w
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from branchynet.client import AsyncClient
 from branchynet.prediction import Policy, Prediction
+from orchestrator.tasks import run_all
 
 __all__ = ["Measured", "run_load"]
 
@@ -56,12 +56,9 @@ async def run_load(
 
     started_s = time.perf_counter()
     try:
-        async with asyncio.TaskGroup() as group:
-            for index, client in enumerate(clients):
-                # The callers of one edge share its images: whoever is free takes the next.
-                positions = iter(range(index, len(images), len(clients)))
-                for _ in range(in_flight_per_edge):
-                    group.create_task(call(client, positions))
+        # The callers of one edge share its images: whoever is free takes the next.
+        dealt = [(client, iter(range(index, len(images), len(clients)))) for index, client in enumerate(clients)]
+        await run_all(call(client, positions) for client, positions in dealt for _ in range(in_flight_per_edge))
         wall_s = time.perf_counter() - started_s
     finally:
         for client in clients:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from branchynet.errors import InvalidInput
 from orchestrator.processes import Child
+from orchestrator.tasks import run_all
 
 __all__ = ["LocalTopology", "Topology"]
 
@@ -59,8 +60,8 @@ class LocalTopology:
                 stack.push_async_callback(child.stop)
                 return child
 
-            node = ("--artifact", topology.artifact, "--port", "0", "--grace-s", "2", "--exit-with-parent")
-            self = cls(topology, logs, await start("cloud", "cloud_node", *node))
+            self = cls(topology, logs, await _start_cloud(topology, logs, port=0))
+            stack.push_async_callback(lambda: self.cloud.stop())  # whichever it is by then: see restart_cloud
             for index in range(topology.edges):
                 self.links.append(await start(f"link-{index}", "simulations.link_proxy", *self._link_arguments(index)))
             self.edges += await asyncio.gather(
@@ -68,7 +69,7 @@ class LocalTopology:
                     start(
                         f"edge-{index}",
                         "edge_node",
-                        *node,
+                        *_node_arguments(topology, port=0),
                         *("--cloud", f"127.0.0.1:{link.port}"),
                         *("--offload-timeout-ms", str(topology.offload_timeout_ms)),
                     )
@@ -83,14 +84,11 @@ class LocalTopology:
         self.cloud.kill()
         await self.cloud.stop()
         await asyncio.sleep(down_s)
-        node = ("--artifact", self.topology.artifact, "--port", str(port), "--grace-s", "2", "--exit-with-parent")
-        self.cloud = await Child.start("cloud", "cloud_node", node, self._logs)
+        self.cloud = await _start_cloud(self.topology, self._logs, port)
 
     async def watch(self) -> None:
-        """Return never; raise `Unavailable` when any part ends by itself."""
-        async with asyncio.TaskGroup() as group:
-            for child in [self.cloud, *self.links, *self.edges]:
-                group.create_task(child.watch())
+        """Return never; raise `Unavailable` when any part that runs now ends by itself."""
+        await run_all(child.watch() for child in [self.cloud, *self.links, *self.edges])
 
     async def reset_links(self) -> None:
         """Set the links' byte counters to zero."""
@@ -112,3 +110,11 @@ class LocalTopology:
             *("--seed", str(topology.seed + index)),
             "--control",
         )
+
+
+def _node_arguments(topology: Topology, port: int) -> tuple[str, ...]:
+    return ("--artifact", topology.artifact, "--port", str(port), "--grace-s", "2", "--exit-with-parent")
+
+
+async def _start_cloud(topology: Topology, logs: Path, port: int) -> Child:
+    return await Child.start("cloud", "cloud_node", _node_arguments(topology, port), logs)

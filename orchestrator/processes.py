@@ -37,13 +37,13 @@ class Child:
 
     @classmethod
     async def start(cls, name: str, module: str, arguments: Sequence[str], log_folder: Path, threads: int = 1) -> Child:
-        """Start it and wait until it is ready; its standard error goes to `NAME.log`.
+        """Start it and wait until it is ready; its standard error is added to `NAME.log`.
 
         Raises `Unavailable`, with the end of that log, if it dies first or takes longer than a minute.
         """
         log_folder.mkdir(parents=True, exist_ok=True)
         log = log_folder / f"{name}.log"
-        with log.open("wb") as sink:
+        with log.open("ab") as sink:  # a restarted child must not wipe the log of its crash
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", module, *arguments),

@@ -1,6 +1,6 @@
 """Real nodes on real sockets, in this process: the servers, services and nodes that the programs wire up.
 
-    client ──> edge ──> LinkProxy ──> cloud
+client ──> edge ──> LinkProxy ──> cloud
 """
 
 from __future__ import annotations
@@ -164,9 +164,11 @@ async def serving_edge(
     node = EdgeNode(manifest, network, uplink, OffloadLimits(offload_timeout_ms, reserve_ms), max_batch)
     settings = EdgeSettings.model_construct(port=0, max_batch=max_batch, grace_s=2.0)
     try:
-        async with running_server([EdgeService(node).register], settings, limit) as port:
-            async with AsyncClient(f"127.0.0.1:{port}") as client:
-                yield Edge(port, node, network, client)
+        async with (
+            running_server([EdgeService(node).register], settings, limit) as port,
+            AsyncClient(f"127.0.0.1:{port}") as client,
+        ):
+            yield Edge(port, node, network, client)
     finally:
         if uplink is not None:
             await uplink.close()
@@ -211,11 +213,20 @@ class Gate:
 class Stream:
     """Good requests sent one after the other; *answers* grows while they are answered."""
 
-    answers: list[list[Prediction]] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+
+    async def goes_on(self, answers: int = 2) -> None:
+        """Wait until as many more have been answered."""
+        enough = len(self.answers) + answers
+
+        async def check() -> bool:
+            return len(self.answers) >= enough
+
+        await eventually(check, "good requests go on")
 
 
 @contextlib.asynccontextmanager
-async def streaming(call: Callable[[], Awaitable[list[Prediction]]], callers: int = 2) -> AsyncIterator[Stream]:
+async def streaming(call: Callable[[], Awaitable[Any]], callers: int = 2) -> AsyncIterator[Stream]:
     """Keep *callers* calls in flight while the block runs; a call that fails fails the block."""
     stream, stop = Stream(), asyncio.Event()
 
@@ -283,4 +294,3 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
-

@@ -98,4 +98,4 @@ def until(check: Callable[[], object], what: Callable[[], str], within_s: float 
     deadline_s = time.monotonic() + within_s
     while not check():
         assert time.monotonic() < deadline_s, f"not within {within_s:g} s; {what()}"
-        time.sleep(0.02)
+        time.sleep(0.1)

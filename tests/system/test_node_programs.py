@@ -35,6 +35,7 @@ def run_as_program(module: str, *arguments: str) -> int | str | None:
     """`python -m MODULE …` in this process: its exit code. For starts that end before anything is served."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(sys, "argv", [module, *arguments])
+        patch.delitem(sys.modules, f"{module}.__main__", raising=False)  # runpy warns of what is there already
         runpy.run_module(module, run_name="__main__")
     return ended.value.code
 
@@ -137,7 +138,7 @@ def test_a_stage_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]
         ("[edge]\nmax_batches = 3\n", ["max_batches"]),
         ("[edge\n", ["not TOML"]),
         ("edge = 3\n", ["edge", "table"]),
-        ("[edge]\nartifact = \"\udcff\"\n", ["not TOML"]),
+        ('[edge]\nartifact = "\udcff"\n', ["not TOML"]),
     ],
 )
 def test_a_wrong_settings_file_is_named(

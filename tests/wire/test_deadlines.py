@@ -47,9 +47,10 @@ async def test_the_cloud_gets_what_is_left_of_the_deadline(sample: Dataset) -> N
             elapsed_s = time.monotonic() - started_s
             seen_s = remaining_s.pop()
             assert seen_s is not None
-            # No more than the deadline less the reserve, or the longest wait; no less than what the call took.
+            # No more than the deadline less the reserve, or the edge's longest wait; no less than what the call
+            # took. gRPC writes a timeout with a few digits and rounds it up.
             allowed_s = min(deadline_ms - 500, 20_000) / 1e3
-            assert allowed_s - elapsed_s - 0.05 < seen_s <= allowed_s
+            assert allowed_s - elapsed_s - 0.05 < seen_s <= 1.02 * allowed_s
 
 
 async def test_a_client_without_a_deadline_waits_for_the_cloud_no_longer_than_the_edge_does(sample: Dataset) -> None:
@@ -92,9 +93,7 @@ async def test_work_whose_deadline_passed_in_the_queue_is_not_done(sample: Datas
         gate = Gate(edge.network)
         first = asyncio.create_task(edge.client.classify(sample.images[:1], policy=Policy.EDGE_ONLY))
         await eventually(computing(gate), "the edge computes")
-        late = [
-            edge.client.classify(sample.images[:1], policy=Policy.EDGE_ONLY, deadline_ms=300) for _ in range(5)
-        ]
+        late = [edge.client.classify(sample.images[:1], policy=Policy.EDGE_ONLY, deadline_ms=300) for _ in range(5)]
         for outcome in await asyncio.gather(*late, return_exceptions=True):
             assert isinstance(outcome, DeadlineExceeded)
         gate.open()
