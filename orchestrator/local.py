@@ -53,6 +53,8 @@ class LocalTopology:
 
         Raises `Unavailable` if a part does not start.
         """
+        for old in logs.glob("*.log"):
+            old.unlink()
         async with contextlib.AsyncExitStack() as stack:
 
             async def start(name: str, module: str, *arguments: str) -> Child:
@@ -61,21 +63,24 @@ class LocalTopology:
                 return child
 
             self = cls(topology, logs, await _start_cloud(topology, logs, port=0))
-            stack.push_async_callback(lambda: self.cloud.stop())  # whichever it is by then: see restart_cloud
+            stack.push_async_callback(self._stop_cloud)
             for index in range(topology.edges):
                 self.links.append(await start(f"link-{index}", "simulations.link_proxy", *self._link_arguments(index)))
-            self.edges += await asyncio.gather(
-                *(
-                    start(
-                        f"edge-{index}",
-                        "edge_node",
-                        *_node_arguments(topology, port=0),
-                        *("--cloud", f"127.0.0.1:{link.port}"),
-                        *("--offload-timeout-ms", str(topology.offload_timeout_ms)),
-                    )
-                    for index, link in enumerate(self.links)
+            edges: dict[int, Child] = {}
+
+            async def start_edge(index: int, link: Child) -> None:
+                way_out = (
+                    "--cloud",
+                    f"127.0.0.1:{link.port}",
+                    "--offload-timeout-ms",
+                    str(topology.offload_timeout_ms),
                 )
-            )
+                arguments = (*_node_arguments(topology, port=0), *way_out)
+                edges[index] = await start(f"edge-{index}", "edge_node", *arguments)
+
+            # Together: most of a node's start is the import of torch.
+            await run_all(start_edge(index, link) for index, link in enumerate(self.links))
+            self.edges += [edges[index] for index in range(topology.edges)]
             yield self
 
     async def restart_cloud(self, *, down_s: float = 0.0) -> None:
@@ -98,6 +103,10 @@ class LocalTopology:
     async def uplink_bytes(self) -> int:
         """Bytes that crossed the links towards the cloud since the last reset, gRPC's own included."""
         return sum([int((await link.ask("stats"))["bytes_up"]) for link in self.links])
+
+    async def _stop_cloud(self) -> None:
+        """Stop the cloud that runs now, which a restart may have replaced."""
+        await self.cloud.stop()
 
     def _link_arguments(self, index: int) -> tuple[str, ...]:
         topology = self.topology

@@ -25,7 +25,6 @@ from branchynet.client import AsyncClient
 from branchynet.decisions.exits import ExitRule
 from branchynet.models import Architecture, build, cut_shapes, zoo
 from branchynet.network import BranchyNet, Normalisation, Progress
-from branchynet.prediction import Prediction
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES, running_server
 from cloud_node.node import CloudNode
 from cloud_node.service import CloudService

@@ -1,9 +1,22 @@
 import pytest
 import torch
-from network_examples import HELD_OUT, TINY, TRAINING, mixing_rule, pictures, random_network, save_artifact, title
+from network_examples import (
+    HELD_OUT,
+    LENET,
+    TINY,
+    TRAINING,
+    mixing_rule,
+    pictures,
+    random_network,
+    save_artifact,
+    title,
+)
+from node_examples import LIMITS
 
 from branchynet import artifact
 from branchynet.training.joint import train
+from cloud_node.node import CloudNode
+from edge_node.node import EdgeNode
 
 torch.set_num_threads(1)
 
@@ -43,3 +56,24 @@ def straight(tmp_path_factory):
     """A training that nothing stopped: its result, its folder, and every step it reported."""
     folder, steps = tmp_path_factory.mktemp("straight"), []
     return train(TINY, TRAINING, HELD_OUT, folder, steps.append), folder, steps
+
+
+@pytest.fixture
+def nodes(artifact_folder):
+    """Makes edges and clouds of the examples' artifacts, and ends their threads."""
+    made = []
+
+    def edge(uplink, architecture=LENET, cut=1, limits=LIMITS, max_batch=64, clock_s=None):
+        manifest, half = artifact.load(artifact_folder(architecture), 0, cut)
+        more = {} if clock_s is None else {"clock_s": clock_s}
+        made.append(EdgeNode(manifest, half, uplink, limits, max_batch, **more))
+        return made[-1]
+
+    def cloud(architecture=LENET):
+        made.append(CloudNode(*artifact.load(artifact_folder(architecture)), max_batch=64))
+        return made[-1]
+
+    edge.cloud = cloud
+    yield edge
+    for node in made:
+        node.close()

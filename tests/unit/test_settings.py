@@ -1,5 +1,7 @@
 """Flags win over the environment, that over the file, that over the default; what is not known is refused by name."""
 
+import os
+
 import pytest
 
 from branchynet.errors import SettingsError
@@ -34,8 +36,6 @@ every_field = pytest.mark.parametrize(("kind", "name"), CASES, ids=lambda value:
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch, tmp_path):
-    import os
-
     for name in os.environ:
         if name.upper().startswith("BRANCHYNET_"):
             monkeypatch.delenv(name)
@@ -75,8 +75,9 @@ def test_nothing_given_means_the_defaults(kind):
 def test_a_value_is_taken_from_flag_variable_and_file(kind, name, tmp_path, monkeypatch):
     value, word = OTHER[name]
     assert kind.model_fields[name].default != value
-    assert getattr(read(kind, f"{flag(name)}={word}"), name) == value
     assert getattr(read(kind, *([flag(name)] if value is True else [flag(name), word])), name) == value
+    if value is not True:
+        assert getattr(read(kind, f"{flag(name)}={word}"), name) == value
     file = written(tmp_path / "node.toml", f"[{kind.role}]\n{name} = {toml(value)}\n")
     assert getattr(read(kind, "--config", file), name) == value
     monkeypatch.setenv(variable(kind, name), word)
@@ -107,6 +108,32 @@ def test_the_file_can_be_named_by_a_variable_and_a_flag_wins(kind, tmp_path, mon
     monkeypatch.setenv(variable(kind, "config"), written(tmp_path / "one.toml", f"[{kind.role}]\nport = 1\n"))
     assert read(kind).port == 1
     assert read(kind, "--config", written(tmp_path / "two.toml", f"[{kind.role}]\nport = 2\n")).port == 2
+
+
+@both
+@pytest.mark.parametrize("argv", [("--CONFIG", "one"), ("--Config=one",), ("--config", "two", "--config", "one")])
+def test_the_file_that_is_reported_is_the_file_that_was_read(kind, argv, tmp_path):
+    for port, name in ((1, "one"), (2, "two")):
+        written(tmp_path / name, f"[{kind.role}]\nport = {port}\n")
+    try:
+        settings = read(kind, *argv)
+    except SystemExit:
+        return  # refused is fine as well
+    assert (str(settings.config), settings.port) == ("one", 1)
+
+
+@both
+def test_a_variable_in_small_letters_names_the_file_or_nothing(kind, tmp_path, monkeypatch):
+    file = written(tmp_path / "node.toml", f"[{kind.role}]\nport = 1\n")
+    monkeypatch.setenv(variable(kind, "config").lower(), file)
+    settings = read(kind)
+    assert (settings.config is None) == (settings.port != 1)
+
+
+def test_an_exit_flag_can_be_taken_back(monkeypatch):
+    monkeypatch.setenv("BRANCHYNET_EDGE_EXIT_WITH_PARENT", "true")
+    assert read(EdgeSettings).exit_with_parent
+    assert not read(EdgeSettings, "--no-exit-with-parent").exit_with_parent
 
 
 def test_one_file_serves_both_nodes_each_reading_its_table(tmp_path):
@@ -194,6 +221,8 @@ def test_a_bad_key_in_the_file_is_refused_with_its_name_and_value(kind, name, wo
         (EdgeSettings, "offload_timeout_ms", "-1"),
         (EdgeSettings, "reserve_ms", "-1"),
         (EdgeSettings, "reserve_ms", "nan"),
+        (EdgeSettings, "reserve_ms", "inf"),
+        (EdgeSettings, "offload_timeout_ms", "inf"),
         (CloudSettings, "first_stage", "-1"),
     ],
 )

@@ -41,13 +41,13 @@ async def test_calls_run_in_the_order_they_came_and_never_two_at_once(worker):
 
 
 async def test_waiting_counts_as_waiting(worker):
-    release = threading.Event()
-    busy = asyncio.create_task(worker.run(release.wait, 10))
+    started, release = threading.Event(), threading.Event()
+    busy = asyncio.create_task(worker.run(lambda: started.set() or release.wait(10)))
+    await asyncio.to_thread(started.wait, 10)
     waiting = asyncio.create_task(worker.run(int, "5"))
-    await asyncio.sleep(0)  # both are handed over now
-    time.sleep(0.03)
+    await asyncio.sleep(0.03)
     release.set()
-    assert (await busy).compute_ms >= 25
+    assert (await busy).compute_ms >= 29
     assert (await waiting).queue_ms >= 29
 
 

@@ -120,5 +120,23 @@ async def test_a_client_that_hangs_up_frees_the_queue(sample: Dataset) -> None:
         assert gate.calls == 2
 
 
+async def test_a_client_that_hangs_up_frees_the_cloud_behind_the_edge(sample: Dataset) -> None:
+    asked, freed = asyncio.Event(), asyncio.Event()
+
+    async def behave(_: Any, __: Any) -> None:
+        asked.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            freed.set()
+
+    async with serving_fake_cloud(behave) as target, serving_edge(target) as edge:
+        request = asyncio.create_task(edge.client.classify(sample.images[:8], policy=Policy.CLOUD_ONLY))
+        await asyncio.wait_for(asked.wait(), 20)
+        request.cancel()
+        await asyncio.wait_for(freed.wait(), 20)
+        assert len(await edge.client.classify(sample.images[:8], policy=Policy.EDGE_ONLY)) == 8
+
+
 async def wait_for(call: Any) -> Any:
     return await call

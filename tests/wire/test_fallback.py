@@ -14,6 +14,7 @@ from running_nodes import (
     CLEAR,
     SHIPPED,
     Edge,
+    Gate,
     closed_port,
     eventually,
     in_process,
@@ -85,6 +86,17 @@ async def test_a_cloud_behind_a_stalled_link(sample: Dataset, policy: Policy) ->
         assert all(answer.network_ms > 250 for answer in predictions if answer.place is Place.FALLBACK)
         split.link.restore()
         await eventually(lambda: reaches_the_cloud(split.edge, sample), "the cloud answers after the stall")
+
+
+@pytest.mark.parametrize("policy", OFFLOADING)
+async def test_a_cloud_that_computes_for_too_long(sample: Dataset, policy: Policy) -> None:
+    async with serving_split(offload_timeout_ms=300) as split:
+        gate = Gate(split.cloud.network)
+        for _ in range(3):
+            predictions = await split.client.classify(sample.images[:BATCH], policy=policy)
+            assert_fell_back(predictions, sample, policy, "DEADLINE_EXCEEDED")
+        gate.open()
+        await eventually(lambda: reaches_the_cloud(split.edge, sample), "the cloud answers again")
 
 
 async def test_a_cloud_that_is_too_far_away(sample: Dataset) -> None:

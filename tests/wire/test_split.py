@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from branchynet.models import zoo
 from branchynet.network import Progress
 from branchynet.prediction import Place, Policy, Prediction
 from branchynet.rpc import messages
+from branchynet.rpc.channel import open_channel
 from branchynet.training.datasets import Dataset
 from protos import split_inference_pb2 as pb
+from protos import split_inference_pb2_grpc as pb_grpc
 from simulations.link_proxy import LinkSettings
 
 BATCHES = (1, 7, 64, 256)
@@ -182,6 +185,9 @@ async def test_describe_tells_a_client_all_it_needs(split: Split) -> None:
     assert served.labels == manifest.labels
     assert served.rule == manifest.rule
     assert served.max_batch == 256
+    async with open_channel(split.cloud.target, 2**20) as channel:
+        cloud = messages.served_from_reply(await pb_grpc.CloudStub(channel).Describe(pb.DescribeRequest(), timeout=20))
+    assert cloud == replace(served, stages=(0, 2))
 
 
 async def test_three_exits_and_every_cut(tmp_path: Path) -> None:
