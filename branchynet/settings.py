@@ -44,7 +44,9 @@ class NodeSettings(BaseSettings):
     port: int = Field(description="port to listen on; 0 takes a free one", ge=0, le=65535)
     max_batch: int = Field(256, description="most images in one request", ge=1, le=65536)
     threads: int = Field(1, description="threads for the network's layers", ge=1, le=1024)
-    grace_s: float = Field(10.0, description="seconds that running requests get after SIGTERM", ge=0)
+    grace_s: float = Field(
+        10.0, description="seconds that running requests get after SIGTERM", ge=0, allow_inf_nan=False
+    )
     log_level: LogLevel = Field("info", description="least severe event that is logged")
     log_format: LogFormat = Field("console", description="console (for people) or json (one object a line)")
     exit_with_parent: bool = Field(

@@ -27,7 +27,9 @@ def classify(
         list[Path] | None, typer.Argument(help="Picture files, scaled to the network's input.", exists=True)
     ] = None,
     edge: Annotated[str, typer.Option(envvar="BRANCHYNET_EDGE", help="host:port of the edge node.")] = "127.0.0.1:8001",
-    sample: Annotated[int, typer.Option(help="Send this many shipped Fashion-MNIST images instead.", min=0)] = 0,
+    sample: Annotated[
+        int, typer.Option(help="Send this many shipped Fashion-MNIST images instead.", min=0, max=1000)
+    ] = 0,
     invert: Annotated[bool, typer.Option("--invert", help="Swap black and white, for dark on light drawings.")] = False,
     policy: Annotated[Policy, typer.Option(help="Where the work may be done.")] = Policy.SPLIT,
     criterion: Annotated[Criterion | None, typer.Option(help="With --threshold: replaces the node's rule.")] = None,
@@ -42,6 +44,8 @@ def classify(
 
     if bool(images) == bool(sample):
         raise InvalidInput("give picture files, or --sample N, and not both")
+    if criterion and not threshold:
+        raise InvalidInput(f"--criterion {criterion.value} needs a --threshold for each exit but the last")
     rule = ExitRule(criterion or Criterion.ENTROPY, tuple(threshold)) if threshold else None
     names = [path.name for path in images or []]
     served, predictions, names = asyncio.run(_ask(edge, images, sample, invert, rule, policy, deadline_ms, names))

@@ -42,10 +42,10 @@ app.command("train")(train.train)
 
 
 def main() -> None:
-    """Run the command line; our errors end it with their message and code 2."""
+    """Run the command line; our errors, and files that cannot be had, end it with their message and code 2."""
     try:
         app()
-    except BranchyNetError as error:
+    except (BranchyNetError, OSError) as error:
         print(f"branchynet: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -20,8 +20,11 @@ class EdgeSettings(NodeSettings):
     cloud: str = Field("127.0.0.1:8011", description="host:port of the cloud node; empty: none, the edge answers alone")
     cut: int | None = Field(None, description="stages [0, cut) run here; the artifact's own cut if not given", ge=1)
     offload_timeout_ms: float = Field(
-        2_000, description="longest wait for the cloud before the edge answers itself", gt=0
+        2_000, description="longest wait for the cloud before the edge answers itself", gt=0, allow_inf_nan=False
     )
     reserve_ms: float = Field(
-        20, description="part of a request's deadline kept back for joining and returning the answers", ge=0
+        20,
+        description="part of a request's deadline kept back for joining and returning the answers",
+        ge=0,
+        allow_inf_nan=False,
     )

@@ -29,6 +29,8 @@ __all__ = ["MESSAGE_OVERHEAD_BYTES", "running_server", "serve_until_stopped"]
 # Names, shape, rule and framing of a message, beside its tensor.
 MESSAGE_OVERHEAD_BYTES = 64 * 1024
 STANDARD_INPUT = 0
+# How long a node says NOT_SERVING before it refuses, so that whoever watches its health hears it in time.
+FAREWELL_S = 0.1
 
 AddService = Callable[[grpc.aio.Server], str]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
@@ -65,6 +67,33 @@ class ErrorsAsStatuses(grpc.aio.ServerInterceptor):
         )
 
 
+class DrainingHealth(health_aio.HealthServicer):  # type: ignore[misc]
+    """The health service, whose watchers are sent home when the node drains.
+
+    They never hang up by themselves, and a server's stop would wait out its whole grace for them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drained = asyncio.Event()
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 (the name in the proto)
+        """Report changes until the client hangs up or the node has drained."""
+        ends = [asyncio.create_task(super().Watch(request, context)), asyncio.create_task(self._drained.wait())]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING, give watchers a moment to hear it, and end their streams."""
+        await self.enter_graceful_shutdown()
+        await asyncio.sleep(FAREWELL_S)
+        self._drained.set()
+
+
 @contextlib.asynccontextmanager
 async def running_server(
     add_services: Sequence[AddService], settings: NodeSettings, max_message_bytes: int
@@ -83,23 +112,25 @@ async def running_server(
             ("grpc.so_reuseport", 0),
         ],
     )
-    health = health_aio.HealthServicer()
+    health = DrainingHealth()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     names = [add(server) for add in add_services]
     reflection.enable_server_reflection(
         [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], server
     )
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.port}"
     try:
-        port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+        port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {settings.host}:{settings.port}: {error}") from None
+        raise OSError(f"cannot listen on {address}: {error}") from None
     await server.start()
     for name in ["", *names]:
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     try:
         yield port
     finally:
-        await health.enter_graceful_shutdown()
+        await health.drain()
         await server.stop(settings.grace_s)
 
 

@@ -20,9 +20,9 @@ EVERY = [Architecture(name, variant) for name in ARCHITECTURES for variant in VA
 LIGHT = [architecture for architecture in EVERY if architecture.name != "b-resnet-110"]
 
 # A loaded machine must not fail a test; the number of examples bounds the time instead.
-few = settings(deadline=None, max_examples=6)
-some = settings(deadline=None, max_examples=30)
-many = settings(deadline=None, max_examples=100)
+few = settings(deadline=None, max_examples=5)
+some = settings(deadline=None, max_examples=20)
+many = settings(deadline=None, max_examples=80)
 
 
 def title(value):

@@ -57,7 +57,7 @@ def test_resume_takes_the_exit_that_plain_scores_ask_for(architecture):
     @some
     @given(st.data())
     def check(data):
-        images = data.draw(batches(architecture, 8))
+        images = data.draw(batches(architecture, 6))
         rule = data.draw(rules(network, images))
         logits = exit_logits(network, images)
         distances = [np.abs(confidence(rule.criterion, logits[i]) - t).min() for i, t in enumerate(rule.thresholds)]
@@ -220,13 +220,15 @@ def test_exits_are_numbered_over_the_stages_that_have_one():
 
 def test_a_stage_without_exit_passes_everybody_on():
     torch.manual_seed(0)
-    network = whole(False, True, True)
-    x = torch.randn(5, 4)
+    network, x = whole(True, False, True), torch.randn(5, 4)
     rule = ExitRule(Criterion.ENTROPY, (Criterion.ENTROPY.always,))
-    before = network.resume(network.stage(0).trunk(x), 1, 1, rule)
-    assert len(before.remaining) == 5
-    after = network.resume(before.features.clone(), 1, 3, rule)
-    assert set(after.exits) == {0}
+    passed = network.resume(x, 1, 2, rule)
+    assert set(passed.exits) == {-1}
+    np.testing.assert_array_equal(passed.remaining, range(5))
+    np.testing.assert_array_equal(passed.features.numpy(), network.stage(1).trunk(x).detach().numpy())
+    ended = network.resume(x, 1, 3, rule)
+    assert set(ended.exits) == {1}
+    np.testing.assert_array_equal(ended.logits, network.stage(2)(network.stage(1).trunk(x))[1].detach().numpy())
 
 
 @given(images=batches(LENET, 3))

@@ -73,6 +73,14 @@ def test_an_exit_weight_that_no_loss_can_have_is_refused(weight):
         dataclasses.replace(SMALL, exit_weights=(weight, 1.0))
 
 
+@pytest.mark.parametrize("field", ["optimiser", "schedule", "augmentation", "precision"])
+@pytest.mark.parametrize("word", ["", "AdamW", "linear", None])
+def test_a_word_that_no_part_of_training_knows_is_refused_with_those_it_knows(field, word):
+    known = {"optimiser": "adam, adamw, sgd", "schedule": "constant", "augmentation": "affine", "precision": "bf16"}
+    with pytest.raises(InvalidInput, match=f"{field} is {word!r}; it must be one of .*{known[field]}"):
+        dataclasses.replace(SMALL, **{field: word})
+
+
 @given(st.floats(0, 1))
 @many
 def test_a_constant_schedule_is_constant(progress):

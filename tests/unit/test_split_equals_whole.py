@@ -60,7 +60,7 @@ def test_halves_equal_the_whole_at_every_cut(architecture, loaded):
     @some
     @given(st.data())
     def check(data):
-        images = data.draw(batches(architecture, 12))
+        images = data.draw(batches(architecture, 8))
         check_every_cut(architecture, loaded, images, data.draw(rules(random_network(architecture), images)))
 
     check()
@@ -142,7 +142,7 @@ def test_a_batch_of_n_decides_like_n_single_runs(architecture):
     @some
     @given(st.data())
     def check(data):
-        images = data.draw(batches(architecture, 8))
+        images = data.draw(batches(architecture, 6))
         rule = data.draw(rules(random_network(architecture), images))
         assume(far_from_every_score(rule, exit_logits(random_network(architecture), images)))
         check_batch_equals_singles(architecture, images, rule)
