@@ -70,7 +70,7 @@ async def refused(target: str) -> bool:
     """Whether a newcomer is turned away."""
     async with open_channel(target, 2**20) as channel:
         try:
-            await pb_grpc.EdgeStub(channel).Describe(pb.DescribeRequest(), timeout=20)
+            await pb_grpc.EdgeStub(channel).Describe(pb.DescribeRequest(), timeout=2)
         except grpc.aio.AioRpcError as error:
             return error.code() is grpc.StatusCode.UNAVAILABLE
     return False
