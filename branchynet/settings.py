@@ -7,11 +7,10 @@ and one help text each.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -62,11 +61,17 @@ def read_settings(kind: type[Settings], argv: Sequence[str], program: str) -> Se
 
     Prints help and exits for `--help`. Raises `SettingsError`, naming the setting and its value.
     """
-    prefix = f"BRANCHYNET_{kind.role.upper()}_"
-    table = _table(_config_path(argv, prefix), kind.role)
+    read = _parse(kind, argv, program, {})
+    if read.config is not None:
+        read = _parse(kind, argv, program, _table(read.config, kind.role))
+    return kind.model_construct(**read.model_dump())
+
+
+def _parse(kind: type[Settings], argv: Sequence[str], program: str, table: dict[str, Any]) -> Settings:
+    """Flags over environment over *table*."""
 
     class WithFile(kind):  # type: ignore[valid-type,misc]
-        model_config = SettingsConfigDict(env_prefix=prefix, cli_prog_name=program)
+        model_config = SettingsConfigDict(env_prefix=f"BRANCHYNET_{kind.role.upper()}_", cli_prog_name=program)
 
         @classmethod
         def settings_customise_sources(
@@ -81,7 +86,7 @@ def read_settings(kind: type[Settings], argv: Sequence[str], program: str) -> Se
 
     WithFile.__doc__ = kind.__doc__
     try:
-        read = WithFile(_cli_parse_args=list(argv))
+        return cast(Settings, WithFile(_cli_parse_args=list(argv)))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (given: {problem.get('input')!r})"
@@ -90,23 +95,10 @@ def read_settings(kind: type[Settings], argv: Sequence[str], program: str) -> Se
         raise SettingsError(problems) from None
     except PydanticSettingsError as error:
         raise SettingsError(str(error)) from None
-    return kind.model_construct(**read.model_dump())
 
 
-def _config_path(argv: Sequence[str], prefix: str) -> Path | None:
-    for index, word in enumerate(argv):
-        if word == "--config" and index + 1 < len(argv):
-            return Path(argv[index + 1])
-        if word.startswith("--config="):
-            return Path(word.removeprefix("--config="))
-    named = os.environ.get(f"{prefix}CONFIG")
-    return Path(named) if named else None
-
-
-def _table(path: Path | None, role: str) -> dict[str, Any]:
-    """The table `[role]` of the TOML file at *path*; empty without a file."""
-    if path is None:
-        return {}
+def _table(path: Path, role: str) -> dict[str, Any]:
+    """The table `[role]` of the TOML file at *path*; empty if it has none."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

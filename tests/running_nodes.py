@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import numpy as np
@@ -25,7 +26,8 @@ from branchynet.client import AsyncClient
 from branchynet.decisions.exits import ExitRule
 from branchynet.models import Architecture, build, cut_shapes, zoo
 from branchynet.network import BranchyNet, Normalisation, Progress
-from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES, running_server
+from branchynet.rpc import server
+from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
 from cloud_node.node import CloudNode
 from cloud_node.service import CloudService
 from cloud_node.settings import CloudSettings
@@ -115,10 +117,18 @@ class FakeCloud(pb_grpc.CloudServicer):
 
 
 @contextlib.asynccontextmanager
+async def serving(add_service: Callable[[grpc.aio.Server], str], settings: Any, limit: int) -> AsyncIterator[int]:
+    """`running_server` without the moment for which it says NOT_SERVING when it ends: nobody watches here."""
+    with mock.patch.object(server, "FAREWELL_S", 0.0):
+        async with server.running_server([add_service], settings, limit) as port:
+            yield port
+
+
+@contextlib.asynccontextmanager
 async def serving_fake_cloud(behave: Callable[[Any, Any], Awaitable[Any]]) -> AsyncIterator[str]:
     """The target of a real server whose Cloud service is a fake."""
     settings = CloudSettings.model_construct(port=0, grace_s=0)
-    async with running_server([FakeCloud(behave).register], settings, 64 * 1024 * 1024) as port:
+    async with serving(FakeCloud(behave).register, settings, 64 * 1024 * 1024) as port:
         yield f"127.0.0.1:{port}"
 
 
@@ -138,7 +148,7 @@ async def serving_cloud(
     limit = max_batch * node.max_sample_bytes + MESSAGE_OVERHEAD_BYTES
     settings = CloudSettings.model_construct(port=port, max_batch=max_batch, grace_s=2.0)
     try:
-        async with running_server([service.register], settings, limit) as bound:
+        async with serving(service.register, settings, limit) as bound:
             yield Cloud(bound, node, network)
     finally:
         node.close()
@@ -164,7 +174,7 @@ async def serving_edge(
     settings = EdgeSettings.model_construct(port=0, max_batch=max_batch, grace_s=2.0)
     try:
         async with (
-            running_server([EdgeService(node).register], settings, limit) as port,
+            serving(EdgeService(node).register, settings, limit) as port,
             AsyncClient(f"127.0.0.1:{port}") as client,
         ):
             yield Edge(port, node, network, client)

@@ -35,10 +35,10 @@ def training_split(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]
 def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest, OutcomeTable]:
     """An artifact's manifest, and its outcomes on the images that were held out when it was trained."""
     manifest, network = artifacts.load(zoo.find(name_or_folder))
-    try:
-        held, seed = manifest.training["recipe"]["calibration_images"], manifest.training["recipe"]["seed"]
-    except KeyError as error:
-        raise InvalidInput(f"{manifest.name} does not say which images were held out: {error} is missing") from None
+    recipe = manifest.training.get("recipe")
+    held, seed = (recipe.get("calibration_images"), recipe.get("seed")) if isinstance(recipe, dict) else (None, None)
+    if not isinstance(held, int) or not isinstance(seed, int):
+        raise InvalidInput(f"{manifest.name} does not say which images were held out: its recipe is {recipe!r}")
     _, calibration = datasets.split_calibration(
         datasets.load(manifest.dataset, "train", data, progress=True), held, seed
     )

@@ -118,16 +118,6 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "demo.json").exists()
 
 
-def test_ctrl_c_during_the_start_leaves_nothing(tmp_path: Path) -> None:
-    with program(*demo(tmp_path, "--edges", "1")) as running:
-        until(running.family, lambda: "no part was started")
-        running.send(signal.SIGINT)
-        code, _, err = running.wait()
-        running.assert_nothing_left(within_s=1)
-    assert code != 0
-    assert "Traceback" not in err
-
-
 def test_the_parts_end_when_the_demonstration_is_killed(tmp_path: Path) -> None:
     """At that moment the cloud and the link serve, and the edge is still being loaded."""
     with program(*demo(tmp_path, "--edges", "1")) as running:

@@ -14,12 +14,13 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from running_nodes import save_artifact
+from running_nodes import save_artifact, serving_fake_cloud
 from running_programs import ROOT, program
 
 from branchynet import artifact
 from branchynet.client import AsyncClient
 from branchynet.prediction import Place, Policy, ServedModel
+from branchynet.rpc import messages
 from branchynet.rpc.channel import open_channel
 from branchynet.settings import NodeSettings
 from branchynet.training.datasets import Dataset
@@ -161,34 +162,36 @@ def test_a_node_that_is_told_so_ends_with_its_standard_input() -> None:
     assert "stopped" in err
 
 
-def test_sigterm_lets_the_edge_answer_what_it_has_begun_and_end_with_0(sample: Dataset) -> None:
-    """The request waits for a cloud that takes the connection and says nothing; standard input stays open."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        cloud = f"127.0.0.1:{silent.getsockname()[1]}"
-        options = ("--port", "0", "--cloud", cloud, "--offload-timeout-ms", "3000", "--exit-with-parent")
+async def test_sigterm_lets_the_edge_answer_what_it_has_begun_and_end_with_0(sample: Dataset) -> None:
+    """The cloud answers only when the edge has said NOT_SERVING. Standard input stays open all the while."""
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def behave(request: pb.ResumeRequest, _: object) -> pb.ResumeReply:
+        asked.set()
+        await release.wait()
+        count = request.tensor.shape[0]
+        logits = messages.tensor_from_array(np.zeros((count, 10), dtype=np.float32))
+        return pb.ResumeReply(exits=[1] * count, logits=logits)
+
+    async with serving_fake_cloud(behave) as cloud:
+        options = ("--port", "0", "--cloud", cloud, "--offload-timeout-ms", "60000", "--exit-with-parent")
         with program("edge_node", *options) as edge:
-            port = edge.ready()
-
-            async def stop_in_the_middle() -> None:
-                target = f"127.0.0.1:{port}"
-                async with AsyncClient(target) as client, open_channel(target, 2**20) as channel:
-                    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
-                    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-                    request = asyncio.create_task(
-                        client.classify(sample.images[:8], policy=Policy.CLOUD_ONLY, deadline_ms=60_000)
-                    )
-                    connection, _ = await asyncio.to_thread(silent.accept)
-                    with connection:
-                        edge.send(signal.SIGTERM)
-                        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-                        assert not request.done()
-                        watch.cancel()
-                        answers = await request
-                assert [answer.place for answer in answers] == [Place.FALLBACK] * 8
-
-            asyncio.run(stop_in_the_middle())
+            target = f"127.0.0.1:{edge.ready()}"
+            async with AsyncClient(target) as client, open_channel(target, 2**20) as channel:
+                watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+                request = asyncio.create_task(
+                    client.classify(sample.images[:8], policy=Policy.CLOUD_ONLY, deadline_ms=60_000)
+                )
+                await asyncio.wait_for(asked.wait(), 30)
+                edge.send(signal.SIGTERM)
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                assert not request.done()
+                release.set()
+                answers = await request
             code, out, err = edge.wait()
-    assert (code, out) == (0, "")
+    assert [answer.place for answer in answers] == [Place.CLOUD] * 8
+    assert (code, out) == (0, ""), err
     assert "Traceback" not in err
     assert "Fatal" not in err
 

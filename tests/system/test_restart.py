@@ -15,7 +15,7 @@ from orchestrator.load import run_load
 from orchestrator.local import LocalTopology, Topology
 
 ROUND = 40
-IN_FLIGHT = 2
+IN_FLIGHT = 1
 
 
 async def test_a_restart_of_the_cloud_in_the_middle_of_a_run_loses_no_request(sample: Dataset, tmp_path: Path) -> None:

@@ -148,6 +148,32 @@ def test_the_baseline_had_as_many_epochs_as_the_network_and_differs_from_it(stra
     assert not any(torch.equal(trained.baseline[name], state[name]) for name in trained.baseline)
 
 
+def test_branches_run_in_the_joint_phase_only(tmp_path, monkeypatch):
+    ran, phases = [0], dict.fromkeys(PHASES, 0)
+
+    def watched(*args):
+        network = build(*args)
+        network.stage(0).head.register_forward_hook(lambda head, *_: ran.append(head.training))
+        return network
+
+    def on_step(step):
+        if step.accuracies is None:
+            phases[step.phase] += sum(ran)
+        ran.clear()
+
+    monkeypatch.setattr(joint, "build", watched)
+    train(TINY, TRAINING, HELD_OUT, tmp_path, on_step)
+    assert phases == {"trunk": 0, "joint": 6, "baseline": 0}
+
+
+def test_every_epoch_draws_another_order(tmp_path, monkeypatch):
+    batches = []
+    monkeypatch.setattr(joint, "_augment", lambda images, *_: batches.append(images.numpy().tobytes()) or images)
+    train(TINY, TRAINING, HELD_OUT, tmp_path)
+    epochs = [tuple(batches[start : start + 3]) for start in range(0, 18, 3)]
+    assert len(set(epochs)) == 6
+
+
 def test_steps_are_reported_in_order(straight):
     reported = [(s.phase, s.epoch, s.accuracies is not None, s.step) for s in straight[2]]
     expected = [
