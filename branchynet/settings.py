@@ -28,6 +28,8 @@ from branchynet.telemetry import LogFormat, LogLevel
 
 __all__ = ["NodeSettings", "read_settings"]
 
+ROLES = ("edge", "cloud")
+
 
 class NodeSettings(BaseSettings):
     """What both nodes can be told."""
@@ -105,6 +107,8 @@ def _table(path: Path, role: str) -> dict[str, Any]:
         raise SettingsError(f"the settings file {path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
+    if unknown := set(document) - set(ROLES):
+        raise SettingsError(f"{path}: {', '.join(sorted(unknown))} is not a table [{'] or ['.join(ROLES)}]")
     table = document.get(role, {})
     if not isinstance(table, dict):
         raise SettingsError(f"{path}: {role} is {table!r}; it must be a table [{role}]")

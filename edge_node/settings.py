@@ -10,6 +10,8 @@ from branchynet.settings import NodeSettings
 
 __all__ = ["EdgeSettings"]
 
+DAY_MS = 24 * 3600 * 1000
+
 
 class EdgeSettings(NodeSettings):
     """Classify images beside the camera. Flags win over BRANCHYNET_EDGE_* variables, those over --config."""
@@ -20,7 +22,7 @@ class EdgeSettings(NodeSettings):
     cloud: str = Field("127.0.0.1:8011", description="host:port of the cloud node; empty: none, the edge answers alone")
     cut: int | None = Field(None, description="stages [0, cut) run here; the artifact's own cut if not given", ge=1)
     offload_timeout_ms: float = Field(
-        2_000, description="longest wait for the cloud before the edge answers itself", gt=0, allow_inf_nan=False
+        2_000, description="longest wait for the cloud before the edge answers itself", gt=0, le=DAY_MS
     )
     reserve_ms: float = Field(
         20,

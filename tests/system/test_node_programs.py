@@ -63,7 +63,7 @@ def describe(port: int) -> ServedModel:
     return asyncio.run(ask())
 
 
-def test_flags_win_over_environment_and_environment_over_file(tmp_path: Path) -> None:
+def test_flags_win_over_environment_and_environment_over_file_and_the_node_ends_with_its_input(tmp_path: Path) -> None:
     """Three settings that Describe shows: one set everywhere, one by environment and file, one by the file alone."""
     file = tmp_path / "nodes.toml"
     file.write_text('[edge]\nartifact = "of-the-file"\nmax_batch = 11\ncut = 2\n\n[cloud]\nmax_batch = 99\n')
@@ -72,12 +72,13 @@ def test_flags_win_over_environment_and_environment_over_file(tmp_path: Path) ->
         "BRANCHYNET_EDGE_ARTIFACT": "of-the-environment",
         "BRANCHYNET_EDGE_MAX_BATCH": "12",
         "BRANCHYNET_EDGE_LOG_FORMAT": "json",
+        "BRANCHYNET_EDGE_EXIT_WITH_PARENT": "true",
         "BRANCHYNET_CLOUD_MAX_BATCH": "98",
     }
     with program("edge_node", "--artifact", "lenet-fashion", "--port", "0", env=environment) as edge:
         port = edge.ready()
         served = describe(port)
-        edge.send(signal.SIGINT)
+        edge.close_input()
         code, out, err = edge.wait()
     assert (served.model, served.max_batch, served.stages) == ("lenet-fashion", 12, (0, 2))
     assert (code, out) == (0, "")
@@ -151,15 +152,6 @@ def test_a_wrong_settings_file_is_named(
     err = capsys.readouterr().err
     for word in words:
         assert word in err
-
-
-def test_a_node_that_is_told_so_ends_with_its_standard_input() -> None:
-    with program("cloud_node", "--port", "0", "--exit-with-parent") as cloud:
-        cloud.ready()
-        cloud.close_input()
-        code, out, err = cloud.wait()
-    assert (code, out) == (0, "")
-    assert "stopped" in err
 
 
 async def test_sigterm_lets_the_edge_answer_what_it_has_begun_and_end_with_0(sample: Dataset) -> None:

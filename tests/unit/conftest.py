@@ -39,13 +39,13 @@ def artifact_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def loaded(artifact_folder):
-    """Stages [first, last) of that artifact as they come from disk, each range loaded once and on its own."""
+    """That artifact's manifest and stages [first, last) as they come from disk; each range is loaded once."""
     parts = {}
 
-    def of(architecture, first, last):
+    def of(architecture, first=0, last=None):
         key = architecture, first, last
         if key not in parts:
-            parts[key] = artifact.load(artifact_folder(architecture), first, last)[1]
+            parts[key] = artifact.load(artifact_folder(architecture), first, last)
         return parts[key]
 
     return of
@@ -59,18 +59,17 @@ def straight(tmp_path_factory):
 
 
 @pytest.fixture
-def nodes(artifact_folder):
+def nodes(loaded):
     """Makes edges and clouds of the examples' artifacts, and ends their threads."""
     made = []
 
     def edge(uplink, architecture=LENET, cut=1, limits=LIMITS, max_batch=64, clock_s=None):
-        manifest, half = artifact.load(artifact_folder(architecture), 0, cut)
         more = {} if clock_s is None else {"clock_s": clock_s}
-        made.append(EdgeNode(manifest, half, uplink, limits, max_batch, **more))
+        made.append(EdgeNode(*loaded(architecture, 0, cut), uplink, limits, max_batch, **more))
         return made[-1]
 
-    def cloud(architecture=LENET):
-        made.append(CloudNode(*artifact.load(artifact_folder(architecture)), max_batch=64))
+    def cloud(architecture=LENET, first=0, max_batch=64):
+        made.append(CloudNode(*loaded(architecture, first), max_batch))
         return made[-1]
 
     edge.cloud = cloud

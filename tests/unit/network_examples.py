@@ -20,9 +20,9 @@ EVERY = [Architecture(name, variant) for name in ARCHITECTURES for variant in VA
 LIGHT = [architecture for architecture in EVERY if architecture.name != "b-resnet-110"]
 
 # A loaded machine must not fail a test; the number of examples bounds the time instead.
-few = settings(deadline=None, max_examples=5)
-some = settings(deadline=None, max_examples=20)
-many = settings(deadline=None, max_examples=80)
+few = settings(deadline=None, max_examples=4)
+some = settings(deadline=None, max_examples=15)
+many = settings(deadline=None, max_examples=60)
 
 
 def title(value):

@@ -1,13 +1,13 @@
 """The cloud resumes where the edge stopped, refuses what does not fit before a layer runs, and goes on serving."""
 
 import asyncio
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from network_examples import LENET, LIGHT, mixing_rule, pictures, random_network, title
 
-from branchynet import artifact
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import ArtifactMismatch, InvalidInput, TooLarge
 from branchynet.models import Architecture, cut_shapes
@@ -18,16 +18,8 @@ IMAGES = pictures(LENET, 8)
 
 
 @pytest.fixture
-def clouds(artifact_folder):
-    made = []
-
-    def cloud(architecture=LENET, first=0):
-        made.append(CloudNode(*artifact.load(artifact_folder(architecture), first), MAX_BATCH))
-        return made[-1]
-
-    yield cloud
-    for node in made:
-        node.close()
+def clouds(nodes):
+    return partial(nodes.cloud, max_batch=MAX_BATCH)
 
 
 def resume(cloud, cut, tensor, rule=None, content_hash=None):
@@ -163,10 +155,9 @@ async def test_a_read_only_buffer_is_fine(clouds):
     np.testing.assert_array_equal((await resume(clouds(), 1, maps)).logits, (await resume(clouds(), 1, MAPS)).logits)
 
 
-def test_a_half_that_does_not_reach_the_end_is_refused(artifact_folder):
-    manifest, half = artifact.load(artifact_folder(LENET), 0, 1)
+def test_a_half_that_does_not_reach_the_end_is_refused(loaded):
     with pytest.raises(InvalidInput, match="must reach the last stage, this one ends at 1"):
-        CloudNode(manifest, half, MAX_BATCH)
+        CloudNode(*loaded(LENET, 0, 1), MAX_BATCH)
 
 
 @pytest.mark.parametrize("architecture", LIGHT, ids=title)

@@ -17,15 +17,13 @@ from node_examples import (
 )
 
 from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.errors import ArtifactMismatch, BranchyNetError, DeadlineExceeded, TooLarge, Unavailable
+from branchynet.errors import ArtifactMismatch, BranchyNetError, DeadlineExceeded, Unavailable
 from branchynet.prediction import Place, Policy
 from edge_node.node import OffloadFailed, OffloadLimits
 
 FAILURES = [
     Unavailable("the cloud is away"),
-    DeadlineExceeded("too late"),
     ArtifactMismatch("other halves"),
-    TooLarge("too many"),
     BranchyNetError("its own mistake"),
     OffloadFailed(Unavailable("torn off"), SENT_BYTES),
 ]

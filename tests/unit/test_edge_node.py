@@ -12,22 +12,18 @@ from network_examples import (
     LENET,
     LIGHT,
     batches,
-    few,
+    many,
     mixing_rule,
     pictures,
     random_network,
     rules,
+    some,
     title,
 )
 from node_examples import IMAGES, LIMITS, SENT_BYTES, FailingUplink, WorkingUplink, check_answers, mixed, whole_answers
 
-from branchynet import artifact
 from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.errors import (
-    InvalidInput,
-    TooLarge,
-    Unavailable,
-)
+from branchynet.errors import InvalidInput, TooLarge, Unavailable
 from branchynet.models import Architecture
 from branchynet.prediction import Place, Policy
 from edge_node.node import EdgeNode, _shares
@@ -53,7 +49,7 @@ def test_any_batch_under_any_rule_is_answered_like_the_whole_network(nodes):
     uplink = WorkingUplink(nodes.cloud())
     edge = nodes(uplink)
 
-    @few
+    @some
     @given(st.data())
     def check(data):
         images = data.draw(batches(LENET, 10))
@@ -127,7 +123,7 @@ async def test_times_and_bytes_say_what_each_answer_cost(nodes):
 
 
 @given(total=st.integers(0, 10**9), waiting=st.integers(1, 12))
-@few
+@many
 def test_uplink_shares_always_add_up(total, waiting):
     shares = _shares(total, waiting)
     assert sum(shares) == total
@@ -180,10 +176,9 @@ async def test_a_read_only_batch_is_fine_and_stays_as_it_is(nodes):
 
 
 @pytest.mark.parametrize(("first", "last", "complaint"), [(1, 2, "must start at stage 0"), (0, 0, "needs an exit")])
-def test_a_half_that_cannot_be_an_edge_is_refused(first, last, complaint, artifact_folder):
-    manifest, half = artifact.load(artifact_folder(LENET), first, last)
+def test_a_half_that_cannot_be_an_edge_is_refused(first, last, complaint, loaded):
     with pytest.raises(InvalidInput, match=complaint):
-        EdgeNode(manifest, half, None, LIMITS, 64)
+        EdgeNode(*loaded(LENET, first, last), None, LIMITS, 64)
 
 
 def test_an_edge_describes_itself(nodes):

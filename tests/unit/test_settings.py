@@ -294,3 +294,16 @@ def test_help_names_every_setting_and_says_what_it_is(kind, capsys):
 def test_every_field_has_a_case_here():
     assert {name for kind in KINDS for name in kind.model_fields} == set(OTHER)
     assert all(issubclass(kind, NodeSettings) for kind in KINDS)
+
+
+@pytest.mark.parametrize("text", ["port = 5", "[egde]\nport = 5", "[edge]\nport = 5\n[fog]\nport = 6"])
+def test_what_belongs_to_no_node_is_refused(tmp_path, text):
+    (tmp_path / "nodes.toml").write_text(text)
+    with pytest.raises(SettingsError, match=r"(port|egde|fog) is not a table \[edge\] or \[cloud\]"):
+        read_settings(EdgeSettings, ["--config", str(tmp_path / "nodes.toml")], "edge")
+
+
+@pytest.mark.parametrize("value", ["inf", "1e15", "nan", "0"])
+def test_a_wait_that_no_deadline_can_hold_is_refused(value):
+    with pytest.raises(SettingsError, match="offload"):
+        read_settings(EdgeSettings, ["--offload-timeout-ms", value], "edge")

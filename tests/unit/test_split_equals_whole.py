@@ -48,8 +48,12 @@ def check_every_cut(architecture, loaded, images, rule):
     network = random_network(architecture)
     stages = network.total_stages
     whole = network.resume(torch.from_numpy(images), 0, stages, rule)
+
+    def halves(cut):
+        return loaded(architecture, 0, cut)[1], loaded(architecture, cut, stages)[1]
+
     for cut in range(stages + 1):
-        exits, logits = joined(loaded(architecture, 0, cut), loaded(architecture, cut, stages), cut, images, rule)
+        exits, logits = joined(*halves(cut), cut, images, rule)
         np.testing.assert_array_equal(exits, whole.exits, err_msg=f"exits at cut {cut}")
         np.testing.assert_array_equal(logits, whole.logits, err_msg=f"logits at cut {cut}")
     return whole.exits
@@ -60,7 +64,7 @@ def test_halves_equal_the_whole_at_every_cut(architecture, loaded):
     @some
     @given(st.data())
     def check(data):
-        images = data.draw(batches(architecture, 8))
+        images = data.draw(batches(architecture, 6))
         check_every_cut(architecture, loaded, images, data.draw(rules(random_network(architecture), images)))
 
     check()
@@ -106,7 +110,7 @@ def test_three_parts_in_a_row_equal_the_whole(architecture, loaded):
     whole = network.resume(torch.from_numpy(images), 0, network.total_stages, rule)
     positions, features = np.arange(len(images)), torch.from_numpy(images)
     for index in range(network.total_stages):
-        progress = loaded(architecture, index, index + 1).resume(features, index, index + 1, rule)
+        progress = loaded(architecture, index, index + 1)[1].resume(features, index, index + 1, rule)
         left = np.setdiff1d(np.arange(len(positions)), progress.remaining)
         np.testing.assert_array_equal(progress.exits[left], whole.exits[positions[left]])
         np.testing.assert_array_equal(progress.logits[left], whole.logits[positions[left]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from running_nodes import (
     serving_edge,
     serving_fake_cloud,
     serving_split,
+    streaming,
 )
 
 from branchynet.decisions.exits import Criterion, ExitRule, softmax
@@ -247,6 +249,48 @@ async def test_a_cloud_that_goes_and_comes_back_on_its_port_answers_again(sample
             assert_fell_back(predictions, sample, Policy.SPLIT, "UNAVAILABLE")
             async with serving_cloud(port=port):
                 await eventually(lambda: reaches_the_cloud(edge, sample), "the cloud answers again", 10)
+
+
+async def test_a_link_that_comes_and_goes_loses_no_request(sample: Dataset) -> None:
+    """Every answer is the cloud's or the edge's own for that very image, whatever the link did meanwhile."""
+    images = sample.images[:8]
+    whole, local = in_process(images), in_process(images, stages=1)
+    async with serving_split(LinkSettings.symmetric_delay(None, None, 4), offload_timeout_ms=400) as split:
+
+        async def call() -> list[Prediction]:
+            return await split.client.classify(images, policy=Policy.CLOUD_ONLY)
+
+        async with streaming(call, callers=4) as stream:
+            for trouble in (split.link.cut, split.link.stall) * 3:
+                await stream.goes_on(8)
+                trouble()
+                await stream.goes_on(8)
+                split.link.restore()
+        await eventually(lambda: reaches_the_cloud(split.edge, sample), "the cloud answers in the end")
+    places = set()
+    for predictions in stream.answers:
+        (place,) = {answer.place for answer in predictions}
+        places.add(place)
+        expected = whole if place is Place.CLOUD else local
+        assert [answer.label for answer in predictions] == expected.logits.argmax(axis=1).tolist()
+    assert places == {Place.CLOUD, Place.FALLBACK}
+
+
+async def test_a_cloud_that_drains_loses_no_request(sample: Dataset) -> None:
+    async with contextlib.AsyncExitStack() as cloud_life:
+        cloud = await cloud_life.enter_async_context(serving_cloud())
+        async with serving_edge(cloud.target) as edge:
+
+            async def call() -> list[Prediction]:
+                return await edge.client.classify(sample.images[:8], policy=Policy.CLOUD_ONLY)
+
+            async with streaming(call, callers=4) as stream:
+                await stream.goes_on(8)
+                await cloud_life.aclose()
+                await stream.goes_on(8)
+    assert all(len(predictions) == 8 for predictions in stream.answers)
+    assert {answer.place for answer in stream.answers[0]} == {Place.CLOUD}
+    assert {answer.place for answer in stream.answers[-1]} == {Place.FALLBACK}
 
 
 async def test_bytes_sent_in_vain_are_told(sample: Dataset) -> None:
