@@ -75,7 +75,7 @@ def _print(rows: list[Row], title: str) -> None:
         table.add_row(
             row.setup if row.setup != "cloud only" else "cloud only (raw uint8)",
             f"{100 * row.accuracy:.1f} %",
-            ", ".join(f"{place} {100 * share:.1f} %" for place, share in row.share_by_exit.items()),
+            "\n".join(f"{place} {100 * share:.1f} %" for place, share in row.share_by_exit.items()),
             *(f"{row.percentile_ms(percent):.1f}" for percent in (50, 95, 99)),
             f"{row.uplink_bytes_per_image:.0f}",
             f"{row.throughput_per_s:.0f}",
