@@ -94,8 +94,8 @@ def _read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> NDArra
     try:
         with Image.open(path) as picture:
             scaled = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
-    except UnidentifiedImageError:
-        raise InvalidInput(f"{path} is not a picture that can be read") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise InvalidInput(f"{path} is not a picture that can be read: {error}") from None
     pixels = np.asarray(scaled, dtype=np.uint8)
     planes = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     return np.ascontiguousarray(255 - planes if invert else planes)

@@ -29,6 +29,7 @@ __all__ = ["MESSAGE_OVERHEAD_BYTES", "running_server", "serve_until_stopped"]
 # Names, shape, rule and framing of a message, beside its tensor.
 MESSAGE_OVERHEAD_BYTES = 64 * 1024
 STANDARD_INPUT = 0
+MAX_DETAILS = 1_000
 # How long a node says NOT_SERVING before it refuses, so that whoever watches its health hears it in time.
 FAREWELL_S = 0.1
 
@@ -52,19 +53,25 @@ class ErrorsAsStatuses(grpc.aio.ServerInterceptor):
             try:
                 return await behaviour(request, context)
             except BranchyNetError as error:
-                logger().info(Event.REFUSED, method=method, status=error.grpc_status, details=str(error))
-                await context.abort(grpc.StatusCode[error.grpc_status], str(error))
+                logger().info(Event.REFUSED, method=method, status=error.grpc_status, details=_details(error))
+                await context.abort(grpc.StatusCode[error.grpc_status], _details(error))
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
                 logger().exception(Event.FAILED, method=method)
-                await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+                await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {_details(error)}")
 
         return grpc.unary_unary_rpc_method_handler(
             answer,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+
+
+def _details(error: Exception) -> str:
+    """The error's message, cut where a value in it runs on: statuses travel as metadata, which gRPC bounds at 16 KB."""
+    text = str(error)
+    return text if len(text) <= MAX_DETAILS else f"{text[: MAX_DETAILS - 40]} … ({len(text)} characters)"
 
 
 class DrainingHealth(health_aio.HealthServicer):  # type: ignore[misc]
