@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress, TaskID
 
-from cli.output import DataOption, console, progress_bar
+from cli.output import DataOption, JsonOption, console, progress_bar, write_json
 
 if TYPE_CHECKING:
     from branchynet.training.joint import Step
@@ -30,6 +30,7 @@ def train(
     trunk_epochs: Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)] = None,
     joint_epochs: Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores if not given.", min=1)] = None,
+    json_file: JsonOption = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
 ) -> None:
     """Train trunk first, then all exits together (the paper's procedure), and write a calibrated artifact.
@@ -72,9 +73,14 @@ def train(
     manifest = assemble(
         out.name if out.name != "artifact" else recipe, out, chosen, trained, calibration, test, command
     )
-    console.print(f"{manifest.name} written to {out}; thresholds {list(manifest.rule.thresholds)}")
-    if test is not None:
-        console.print(f"on {len(test):,} test images: {manifest.results['test']}")
+    thresholds = list(manifest.rule.thresholds)
+    console.print(f"{manifest.name} written to {out}; {manifest.rule.criterion} thresholds {thresholds}")
+    for name, result in manifest.results.items():
+        shares = " / ".join(f"{100 * share:.1f}" for share in result["exit_shares"])
+        console.print(
+            f"{name}: {100 * result['accuracy']:.2f} %, exits {shares} %, {result['macs'] / 1e6:.3f} M MACs per image"
+        )
+    write_json(json_file, {"artifact": manifest.name, "thresholds": thresholds, **manifest.results})
 
 
 class _Display:
