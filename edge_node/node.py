@@ -120,23 +120,19 @@ class EdgeNode:
         batch = torch.from_numpy(images.copy())
         cut = 0 if policy is Policy.CLOUD_ONLY else self._network.last
         progress, edge_ms = await self._run(batch, 0, cut, rule)
-        local = Place.FALLBACK if policy is Policy.CLOUD_ONLY else Place.EDGE
-        answers = _answers(progress, local, edge_ms)
-        whole = cut == self._network.total_stages
-        if not len(progress.remaining) or whole or policy is Policy.EDGE_ONLY:
-            return answers
+        if not len(progress.remaining) or policy is Policy.EDGE_ONLY:
+            return _answers(progress, edge_ms)
         asked_s = self._clock_s()
         left_ms = None if remaining_ms is None else remaining_ms - 1e3 * (asked_s - arrived_s)
         try:
             cloud = await self._ask_cloud(cut, progress.features, rule, left_ms)
         except BranchyNetError as error:
             waited_ms = 1e3 * (self._clock_s() - asked_s)
-            if policy is Policy.CLOUD_ONLY:
+            unanswered = progress.remaining
+            if cut == 0:  # no exit has looked at them yet
                 progress, edge_ms = await self._run(batch, 0, self._network.last, rule)
-                answers = _answers(progress, local, edge_ms)
-            unanswered = np.arange(len(images)) if policy is Policy.CLOUD_ONLY else progress.remaining
-            return _fall_back(answers, unanswered, error, waited_ms)
-        return _join(answers, progress.remaining, cloud, edge_ms)
+            return _fall_back(_answers(progress, edge_ms), unanswered, error, waited_ms)
+        return _join(_answers(progress, edge_ms), progress.remaining, cloud, edge_ms)
 
     def close(self) -> None:
         """End the compute thread after the call that runs."""
@@ -173,11 +169,11 @@ class EdgeNode:
             raise OffloadFailed(InvalidInput(f"the cloud answered with {wrong}"), answers.sent_bytes)
 
 
-def _answers(progress: Progress, place: Place, edge_ms: float) -> list[Prediction]:
+def _answers(progress: Progress, edge_ms: float) -> list[Prediction]:
     """What the edge alone says about each sample: the last exit that scored it."""
     probabilities = softmax(progress.logits).astype(np.float32)
     return [
-        Prediction(int(row.argmax()), row, int(number), place, edge_ms)
+        Prediction(int(row.argmax()), row, int(number), Place.EDGE, edge_ms)
         for row, number in zip(probabilities, progress.exits, strict=True)
     ]
 
