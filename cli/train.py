@@ -12,7 +12,9 @@ from rich.progress import Progress, TaskID
 from cli.output import DataOption, JsonOption, console, progress_bar, write_json
 
 if TYPE_CHECKING:
+    from branchynet.manifest import Manifest
     from branchynet.training.joint import Step
+    from branchynet.training.recipes import Recipe
 
 __all__ = ["train"]
 
@@ -46,10 +48,7 @@ def train(
     from branchynet.training.recipes import RECIPES, named_recipe
 
     if list_recipes:
-        for name, listed in RECIPES.items():
-            epochs = f"{listed.trunk_epochs} + {listed.joint_epochs} epochs"
-            console.print(f"{name:24} {listed.architecture.name} ({listed.architecture.variant}), "
-                          f"{listed.dataset}, {epochs}, {listed.optimiser}")  # fmt: skip
+        _print_recipes(RECIPES)
         return
     if threads is not None:
         torch.set_num_threads(threads)
@@ -73,14 +72,26 @@ def train(
     manifest = assemble(
         out.name if out.name != "artifact" else recipe, out, chosen, trained, calibration, test, command
     )
+    console.print(f"written to {out}")
+    _print_results(manifest)
     thresholds = list(manifest.rule.thresholds)
-    console.print(f"{manifest.name} written to {out}; {manifest.rule.criterion} thresholds {thresholds}")
+    write_json(json_file, {"artifact": manifest.name, "thresholds": thresholds, **manifest.results})
+
+
+def _print_recipes(recipes: dict[str, Recipe]) -> None:
+    for name, recipe in recipes.items():
+        network = f"{recipe.architecture.name} ({recipe.architecture.variant})"
+        epochs = f"{recipe.trunk_epochs} + {recipe.joint_epochs} epochs"
+        console.print(f"{name:24} {network}, {recipe.dataset}, {epochs}, {recipe.optimiser}")
+
+
+def _print_results(manifest: Manifest) -> None:
+    thresholds = ", ".join(f"{threshold:.4g}" for threshold in manifest.rule.thresholds)
+    console.print(f"{manifest.name}: {manifest.rule.criterion} below {thresholds} leaves")
     for name, result in manifest.results.items():
         shares = " / ".join(f"{100 * share:.1f}" for share in result["exit_shares"])
-        console.print(
-            f"{name}: {100 * result['accuracy']:.2f} %, exits {shares} %, {result['macs'] / 1e6:.3f} M MACs per image"
-        )
-    write_json(json_file, {"artifact": manifest.name, "thresholds": thresholds, **manifest.results})
+        macs = f"{result['macs'] / 1e6:.3f} M MACs per image"
+        console.print(f"{name}: {100 * result['accuracy']:.2f} %, exits {shares} %, {macs}")
 
 
 class _Display:
