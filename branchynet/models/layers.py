@@ -21,7 +21,7 @@ class LocalResponseNorm(nn.Module):
 
     Chainer's defaults and meaning: it does not divide alpha by the window as PyTorch does. Equal to
     `torch.nn.LocalResponseNorm(3, alpha=1.5e-4, beta=0.75, k=2)`, which goes through a three-dimensional pooling
-    that takes three times as long and has no bfloat16 form.
+    that is slower and has no bfloat16 form.
     """
 
     def forward(self, x: Tensor) -> Tensor:
