@@ -1,0 +1,109 @@
+"""One request, brought to an answer: tried again, at the next edge if there is one, until its deadline.
+
+Inference is idempotent, so a request whose edge went away may be sent again. What ends without an answer says why; it
+is never dropped silently.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import tenacity
+from numpy.typing import NDArray
+
+from branchynet.client import AsyncClient
+from branchynet.decisions.exits import ExitRule
+from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
+from branchynet.prediction import Policy, Prediction
+
+__all__ = ["Courier", "Delivery"]
+
+FIRST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one request.
+
+    *edge*: index of the target that was asked last. *attempts*: how often it was sent. *latency_ms*: from the first
+    attempt to the end. *prediction* is None if no answer came, and *error* then says why.
+    """
+
+    prediction: Prediction | None
+    edge: int
+    attempts: int
+    latency_ms: float
+    error: str = ""
+
+
+class Courier:
+    """Connections to the edge nodes at *targets* (`host:port`), used by any number of requests at a time.
+
+    An attempt that has no answer after *attempt_ms* is given up, as a vanished machine refuses nothing.
+    """
+
+    def __init__(self, targets: Sequence[str], *, attempt_ms: float = 5_000) -> None:
+        if not targets:
+            raise InvalidInput("there is no edge to send requests to")
+        self._clients = [AsyncClient(target) for target in targets]
+        self._attempt_ms = attempt_ms
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; calls still running are cancelled."""
+        for client in self._clients:
+            await client.close()
+
+    async def deliver(
+        self,
+        image: NDArray[np.uint8],
+        *,
+        first: int = 0,
+        rule: ExitRule | None = None,
+        policy: Policy = Policy.SPLIT,
+        deadline_ms: float = 10_000,
+    ) -> Delivery:
+        """Have *image*, uint8 [C, H, W], classified; the edge with index *first* is asked first, then the next.
+
+        Raises what a node refuses, for instance `InvalidInput`: asking again would not help.
+        """
+        started_s = time.perf_counter()
+        attempts, edge = 0, first % len(self._clients)
+        failure: BranchyNetError | None = None
+
+        def spent_ms() -> float:
+            return 1e3 * (time.perf_counter() - started_s)
+
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type((Unavailable, DeadlineExceeded)),
+            wait=tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+            stop=tenacity.stop_before_delay(deadline_ms / 1e3),
+            reraise=True,
+        )
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    edge = (first + attempts) % len(self._clients)
+                    attempts += 1
+                    allowed_ms = min(self._attempt_ms, deadline_ms - spent_ms())
+                    answers = await self._clients[edge].classify(
+                        image[None], rule=rule, policy=policy, deadline_ms=allowed_ms
+                    )
+                    return Delivery(answers[0], edge, attempts, spent_ms())
+        except (Unavailable, DeadlineExceeded) as error:
+            failure = error
+        assert failure is not None
+        return Delivery(None, edge, attempts, spent_ms(), f"{failure.grpc_status}: {failure}")
