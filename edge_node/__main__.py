@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from branchynet import artifact
+from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.errors import BranchyNetError
 from branchynet.manifest import Manifest
 from branchynet.models import cut_shapes, zoo
@@ -17,7 +18,7 @@ from branchynet.network import BranchyNet
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES, serve_until_stopped
 from branchynet.settings import read_settings
 from branchynet.telemetry import configure_logging
-from edge_node.node import EdgeNode, OffloadLimits
+from edge_node.node import EdgeNode
 from edge_node.offload import GrpcUplink
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings

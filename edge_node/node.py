@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule, softmax
 from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.manifest import Manifest
@@ -24,7 +26,7 @@ from branchynet.prediction import Place, Policy, Prediction
 from branchynet.validation import check_batch
 from branchynet.worker import Worker
 
-__all__ = ["CloudAnswers", "EdgeNode", "OffloadFailed", "OffloadLimits", "Uplink"]
+__all__ = ["CloudAnswers", "EdgeNode", "OffloadFailed", "Uplink"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +64,6 @@ class Uplink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class OffloadLimits:
-    """*timeout_ms*: longest wait for the cloud. *reserve_ms*: kept back from a deadline for the way home."""
-
-    timeout_ms: float
-    reserve_ms: float
-
-    def allowance_ms(self, remaining_ms: float | None) -> float:
-        """How long the cloud may take when the caller still waits *remaining_ms* (None: for ever)."""
-        if remaining_ms is None:
-            return self.timeout_ms
-        return min(self.timeout_ms, remaining_ms - self.reserve_ms)
-
-
 class EdgeNode:
     """Stages [0, cut) of an artifact on one compute thread, and the way to the cloud (None: there is none)."""
 
@@ -105,7 +93,7 @@ class EdgeNode:
         *,
         rule: ExitRule | None = None,
         policy: Policy = Policy.SPLIT,
-        remaining_ms: float | None = None,
+        remaining_ms: float = math.inf,
     ) -> list[Prediction]:
         """One prediction for each of *images*, uint8 [B, C, H, W], in their order, whatever the cloud does.
 
@@ -123,7 +111,7 @@ class EdgeNode:
         if not len(progress.remaining) or policy is Policy.EDGE_ONLY:
             return _answers(progress, edge_ms)
         asked_s = self._clock_s()
-        left_ms = None if remaining_ms is None else remaining_ms - 1e3 * (asked_s - arrived_s)
+        left_ms = remaining_ms - 1e3 * (asked_s - arrived_s)
         try:
             cloud = await self._ask_cloud(cut, progress.features, rule, left_ms)
         except BranchyNetError as error:
@@ -144,7 +132,7 @@ class EdgeNode:
         done = await self._worker.run(self._network.resume, batch, first, last, rule)
         return done.value, done.queue_ms + done.compute_ms
 
-    async def _ask_cloud(self, cut: int, features: torch.Tensor, rule: ExitRule, left_ms: float | None) -> CloudAnswers:
+    async def _ask_cloud(self, cut: int, features: torch.Tensor, rule: ExitRule, left_ms: float) -> CloudAnswers:
         if self._uplink is None:
             raise Unavailable("this edge was given no cloud")
         timeout_ms = self._limits.allowance_ms(left_ms)

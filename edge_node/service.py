@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import grpc
 
 from branchynet.rpc import messages
@@ -37,7 +39,7 @@ class EdgeService(pb_grpc.EdgeServicer):
             messages.array_from_tensor(request.images, "images"),
             rule=messages.rule_from_message(request.rule) if request.HasField("rule") else None,
             policy=messages.policy_from_message(request.policy),
-            remaining_ms=None if remaining_s is None else 1e3 * remaining_s,
+            remaining_ms=math.inf if remaining_s is None else 1e3 * remaining_s,
         )
         return messages.predictions_to_reply(served.model, served.content_hash, predictions)
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from branchynet import artifact
 from branchynet.client import AsyncClient
+from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule
 from branchynet.models import Architecture, build, cut_shapes, zoo
 from branchynet.network import BranchyNet, Normalisation, Progress
@@ -31,7 +32,7 @@ from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
 from cloud_node.node import CloudNode
 from cloud_node.service import CloudService
 from cloud_node.settings import CloudSettings
-from edge_node.node import EdgeNode, OffloadLimits
+from edge_node.node import EdgeNode
 from edge_node.offload import GrpcUplink
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings

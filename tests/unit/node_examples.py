@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from network_examples import LENET, mixing_rule, pictures, random_network
 
-from edge_node.node import CloudAnswers, OffloadLimits
+from branchynet.decisions.deadlines import OffloadLimits
+from edge_node.node import CloudAnswers
 
 IMAGES = pictures(LENET, 12)
 LIMITS = OffloadLimits(timeout_ms=1_000, reserve_ms=20)

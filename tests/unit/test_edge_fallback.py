@@ -16,10 +16,11 @@ from node_examples import (
     whole_answers,
 )
 
+from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import ArtifactMismatch, BranchyNetError, DeadlineExceeded, Unavailable
 from branchynet.prediction import Place, Policy
-from edge_node.node import OffloadFailed, OffloadLimits
+from edge_node.node import OffloadFailed
 
 FAILURES = [
     Unavailable("the cloud is away"),

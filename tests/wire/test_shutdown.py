@@ -14,12 +14,13 @@ from running_nodes import SHIPPED, Gate, computing, eventually, serving_cloud, s
 
 from branchynet import artifact
 from branchynet.client import AsyncClient
+from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.models import zoo
 from branchynet.prediction import Policy
 from branchynet.rpc.channel import open_channel
 from branchynet.rpc.server import running_server
 from branchynet.training.datasets import Dataset
-from edge_node.node import EdgeNode, OffloadLimits
+from edge_node.node import EdgeNode
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings
 from protos import split_inference_pb2 as pb

@@ -1,0 +1,73 @@
+"""A plan says where the work of a request is done; on an outcome table it becomes a route for every sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.outcomes import OutcomeTable
+from branchynet.errors import InvalidInput
+
+__all__ = ["Plan", "Routes", "route"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The edge runs stages [0, *cut*) and *rule* says who leaves there; the others are offloaded at the cut.
+
+    Cut 0 sends the raw input. With *local_only* nobody is offloaded: whom the rule keeps, the edge's deepest exit
+    answers. A cut behind the last stage sends nothing either.
+    """
+
+    cut: int
+    rule: ExitRule
+    local_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """For each of N samples, what happens to it.
+
+    *exits*: int64 [N], the exit that answers. *offloaded*: bool [N]. *edge_stages*: int64 [N], stages [0, x) that the
+    edge runs. *cloud_stages*: int64 [N], the cloud runs stages [cut, x); 0 for a sample that stays. *local_exits* and
+    *local_stages*: int64 [N], the exit that answers if the cloud does not, and the stages the edge runs up to it.
+    """
+
+    exits: NDArray[np.int64]
+    offloaded: NDArray[np.bool_]
+    edge_stages: NDArray[np.int64]
+    cloud_stages: NDArray[np.int64]
+    local_exits: NDArray[np.int64]
+    local_stages: NDArray[np.int64]
+
+
+def route(plan: Plan, table: OutcomeTable, exit_stages: tuple[int, ...], held: int) -> Routes:
+    """The route of each sample of *table* under *plan*, as the nodes would send it.
+
+    *exit_stages*: the stage that each exit follows, ascending, the last one the network's last stage. *held*: the edge
+    has stages [0, held), which is where it ends when it must answer alone; at least the plan's cut.
+
+    Raises `InvalidInput` for a cut the network does not have, or an edge without an exit.
+    """
+    stages = exit_stages[-1] + 1
+    if not 0 <= plan.cut <= stages:
+        raise InvalidInput(f"cut is {plan.cut}; this network has cuts 0 to {stages}")
+    if not max(plan.cut, 1) <= held <= stages:
+        raise InvalidInput(f"held is {held}; it must be between the cut, {plan.cut}, and {stages}")
+    ends = np.asarray(exit_stages, dtype=np.int64) + 1
+    deepest = int(np.searchsorted(ends, held, side="right")) - 1
+    if deepest < 0:
+        raise InvalidInput(f"stages [0, {held}) have no exit; the first one follows stage {exit_stages[0]}")
+    wanted = table.exit_of(plan.rule)
+    local_exits = np.minimum(wanted, deepest)
+    # Who passes every exit of the edge's half runs all of it, also the stages behind its deepest exit.
+    local_stages = np.where(wanted <= deepest, ends[local_exits], held)
+    last = held if plan.local_only else plan.cut
+    offloaded = (ends[wanted] > last) & (not plan.local_only)
+    exits = local_exits if plan.local_only else wanted
+    edge_stages = local_stages if plan.local_only else np.minimum(ends[wanted], plan.cut)
+    cloud_stages = np.where(offloaded, ends[wanted], 0)
+    return Routes(exits, offloaded, edge_stages, cloud_stages, local_exits, local_stages)
