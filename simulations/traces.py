@@ -1,0 +1,61 @@
+"""Recorded links: Mahimahi's delivery logs and two-column throughput files, plain or compressed (.gz, .xz).
+
+Mahimahi: one line a delivery, its time in whole milliseconds, 1,500 bytes each (Winstein et al., NSDI 2013). Two
+columns: time in s, throughput in Mbit/s since the line before, as Pensieve's simulator reads them (Mao et al., SIGCOMM
+2017); so the first line only marks the start.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from branchynet.errors import InvalidInput
+from simulations.capacity import Capacity, DeliveryLog, PiecewiseRate
+
+__all__ = ["read_trace"]
+
+MAX_BYTES = 256 * 1024 * 1024
+
+
+def read_trace(path: Path) -> Capacity:
+    """The link recorded in *path*; the number of columns tells the format.
+
+    Raises `InvalidInput` for what is no such file, and `OSError` if it cannot be read.
+    """
+    with path.open("rb") as plain:
+        unpacked = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}.get(path.suffix)
+        try:
+            raw = (unpacked(plain) if unpacked else plain).read(MAX_BYTES + 1)
+        except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise InvalidInput(f"{path} cannot be unpacked: {error}") from None
+    if len(raw) > MAX_BYTES:
+        raise InvalidInput(f"{path} unpacks to more than {MAX_BYTES} bytes")
+    lines = [line.split() for line in raw.decode("ascii", errors="replace").splitlines() if line.strip()]
+    widths = {len(line) for line in lines}
+    if widths not in ({1}, {2}):
+        raise InvalidInput(f"{path} is no trace: its lines have {sorted(widths)} columns; 1 or 2 are known")
+    try:
+        values = np.array(lines, dtype=np.float64)
+    except ValueError as error:
+        raise InvalidInput(f"{path} is no trace: {error}") from None
+    try:
+        return _deliveries(values[:, 0]) if widths == {1} else _throughput(values)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path} is no trace: {error}") from None
+
+
+def _deliveries(times_ms: NDArray[np.float64]) -> DeliveryLog:
+    return DeliveryLog(times_ms / 1e3)
+
+
+def _throughput(values: NDArray[np.float64]) -> PiecewiseRate:
+    if len(values) < 2:
+        raise InvalidInput("one line says no duration; two or more are needed")
+    lasting = np.diff(values[:, 0]) != 0  # some recorders write two lines for one moment
+    ends_s, mbps = (values[1:] - [values[0, 0], 0.0])[lasting].T
+    return PiecewiseRate(ends_s, mbps)
