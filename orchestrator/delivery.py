@@ -23,8 +23,9 @@ from branchynet.prediction import Policy, Prediction
 
 __all__ = ["Courier", "Delivery"]
 
-FIRST_PAUSE_S = 0.02
-LONGEST_PAUSE_S = 0.5
+BACK_OFF = tenacity.wait_random_exponential(multiplier=0.02, max=0.5)
+# With less than this left there is no point in another attempt.
+LAST_TRY_MS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,17 @@ class Courier:
         attempts, edge = 0, first % len(self._clients)
         failure: BranchyNetError | None = None
 
-        def spent_ms() -> float:
-            return 1e3 * (time.perf_counter() - started_s)
+        def left_ms() -> float:
+            return deadline_ms - 1e3 * (time.perf_counter() - started_s)
+
+        def pause_s(state: tenacity.RetryCallState) -> float:
+            # The time that is left is used up, not given away because a full pause does not fit.
+            return max(min(BACK_OFF(state), (left_ms() - LAST_TRY_MS) / 1e3), 0.0)
 
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type((Unavailable, DeadlineExceeded)),
-            wait=tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
-            stop=tenacity.stop_before_delay(deadline_ms / 1e3),
+            wait=pause_s,
+            stop=lambda _: left_ms() <= LAST_TRY_MS,
             reraise=True,
         )
         try:
@@ -98,12 +103,12 @@ class Courier:
                 with attempt:
                     edge = (first + attempts) % len(self._clients)
                     attempts += 1
-                    allowed_ms = min(self._attempt_ms, deadline_ms - spent_ms())
+                    allowed_ms = max(min(self._attempt_ms, left_ms()), 1.0)
                     answers = await self._clients[edge].classify(
                         image[None], rule=rule, policy=policy, deadline_ms=allowed_ms
                     )
-                    return Delivery(answers[0], edge, attempts, spent_ms())
+                    return Delivery(answers[0], edge, attempts, deadline_ms - left_ms())
         except (Unavailable, DeadlineExceeded) as error:
             failure = error
         assert failure is not None
-        return Delivery(None, edge, attempts, spent_ms(), f"{failure.grpc_status}: {failure}")
+        return Delivery(None, edge, attempts, deadline_ms - left_ms(), f"{failure.grpc_status}: {failure}")
