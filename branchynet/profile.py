@@ -1,4 +1,4 @@
-"""What a network costs, counted on its layers: multiply-accumulates, parameters and bytes at each cut.
+"""What a network costs: counted on its layers (MACs, parameters, bytes at each cut), and timed stage by stage.
 
 A MAC is one multiplication with its addition in a convolution or linear layer; pooling, activation,
 normalisation and softmax are not counted (the convention of the figures in `docs/results`).
@@ -6,6 +6,8 @@ normalisation and softmax are not counted (the convention of the figures in `doc
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.timing import StageTimes
 from branchynet.network import BranchyNet
 
-__all__ = ["NetworkCost", "StageCost", "count_macs", "measure_cost"]
+__all__ = ["NetworkCost", "StageCost", "count_macs", "measure_cost", "time_stages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,31 @@ def measure_cost(network: BranchyNet) -> NetworkCost:
         costs.append(StageCost(trunk_macs, head_macs, _params(stage.trunk), _params(stage.head), tuple(x.shape[1:])))
     network.train(was_training)
     return NetworkCost(tuple(costs), network.exit_of_stage)
+
+
+def time_stages(
+    network: BranchyNet, images: NDArray[np.uint8], batches: Sequence[int] = (1, 4, 16), repeats: int = 30
+) -> StageTimes:
+    """Median time of each stage of the whole *network*, its exit and the rule's score included, on this machine.
+
+    *images*: uint8 [N, C, H, W], N at least the largest of *batches*. The stages take turns, so that a slow moment of
+    the machine falls on all of them; threads are torch's own setting.
+    """
+    never = ExitRule.never(network.exits)
+    inputs = [[torch.from_numpy(images[:size].copy())] for size in batches]
+    for row in inputs:
+        for stage in range(network.total_stages - 1):
+            row.append(network.resume(row[stage], stage, stage + 1, never).features)
+    spent = np.zeros((repeats, network.total_stages, len(batches)))
+    for repeat in range(-2, repeats):  # the first two rounds warm up
+        for stage in range(network.total_stages):
+            for column, row in enumerate(inputs):
+                started_s = time.perf_counter()
+                network.resume(row[stage], stage, stage + 1, never)
+                if repeat >= 0:
+                    spent[repeat, stage, column] = 1e3 * (time.perf_counter() - started_s)
+    medians = np.median(spent, axis=0)
+    return StageTimes(tuple(batches), tuple(tuple(map(float, row)) for row in medians))
 
 
 def _params(module: nn.Module | None) -> int:

@@ -17,7 +17,7 @@ from edge_node.node import CloudAnswers, OffloadFailed
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 
-__all__ = ["GrpcUplink"]
+__all__ = ["GrpcUplink", "resume_request"]
 
 
 class GrpcUplink:
@@ -32,12 +32,7 @@ class GrpcUplink:
 
     async def resume(self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float) -> CloudAnswers:
         """See `edge_node.node.Uplink`. Fails at once while the cloud is known to be away."""
-        request = pb.ResumeRequest(
-            content_hash=self._content_hash,
-            cut=cut,
-            tensor=messages.tensor_from_array(tensor),
-            rule=messages.rule_to_message(rule),
-        )
+        request = resume_request(self._content_hash, cut, tensor, rule)
         size, started_s = request.ByteSize(), time.perf_counter()
         try:
             reply = await self._cloud.Resume(request, timeout=timeout_ms / 1e3)
@@ -65,6 +60,16 @@ class GrpcUplink:
         if error is not None and self._answering:
             self._log.warning(Event.CLOUD_LOST, status=error.grpc_status, details=str(error))
         self._answering = error is None
+
+
+def resume_request(content_hash: str, cut: int, tensor: NDArray[np.generic], rule: ExitRule) -> pb.ResumeRequest:
+    """The message that offloads *tensor* [R, …] at *cut*; its `ByteSize` is what an offload is said to have sent."""
+    return pb.ResumeRequest(
+        content_hash=content_hash,
+        cut=cut,
+        tensor=messages.tensor_from_array(tensor),
+        rule=messages.rule_to_message(rule),
+    )
 
 
 def _answers(reply: pb.ResumeReply, sent_bytes: int, round_trip_ms: float) -> CloudAnswers:
