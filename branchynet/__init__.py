@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from branchynet.client import AsyncClient as AsyncClient
+    from branchynet.client import Client as Client
     from branchynet.decisions.exits import Criterion as Criterion
     from branchynet.decisions.exits import ExitRule as ExitRule
     from branchynet.errors import BranchyNetError as BranchyNetError
@@ -28,6 +29,7 @@ _HOMES = {
     "AsyncClient": "client",
     "BranchyNet": "network",
     "BranchyNetError": "errors",
+    "Client": "client",
     "Criterion": "decisions.exits",
     "ExitRule": "decisions.exits",
     "Manifest": "manifest",

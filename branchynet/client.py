@@ -1,35 +1,220 @@
-"""Ask an edge node from Python."""
+"""Ask an edge node from Python: `Client` waits for its answers, `AsyncClient` awaits them.
+
+Both take the same images and raise the same errors, those of `branchynet.errors`.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypedDict
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from branchynet.decisions.exits import ExitRule
-from branchynet.errors import Unavailable
+from branchynet.errors import BranchyNetError, Cancelled, DeadlineExceeded, InvalidInput, Unavailable
+from branchynet.pictures import Batch, Image, Images
 from branchynet.prediction import Policy, Prediction, ServedModel
 from branchynet.rpc import messages
-from branchynet.rpc.channel import error_from_rpc, open_channel
+from branchynet.rpc.channel import error_from_rpc, open_blocking_channel, open_channel
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 
-__all__ = ["AsyncClient"]
+__all__ = ["AsyncClient", "Client", "Options"]
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+DEADLINE_MS = 10_000.0
+DESCRIBE_TIMEOUT_MS = 5_000.0
 
 
-class AsyncClient:
-    """A connection to the edge node at *target* (`host:port`).
+class Options(TypedDict, total=False):
+    """How images are to be classified; see `Client.classify`."""
 
-    Use it as `async with AsyncClient("localhost:8001") as client:`. Calls raise the errors of `branchynet.errors`.
-    """
+    rule: ExitRule | None
+    policy: Policy
+    deadline_ms: float
+    model: str
+
+
+class _Work:
+    """One `classify`: its images, what has been answered, and the time that is left."""
+
+    def __init__(self, images: Images, rule: ExitRule | None, policy: Policy, deadline_ms: float, model: str) -> None:
+        self._until_s = time.monotonic() + _checked_ms(deadline_ms, "deadline_ms") / 1e3
+        self._deadline_ms = deadline_ms
+        self._batch = Batch(images)
+        self._common = pb.ClassifyRequest(
+            model=model,
+            rule=messages.rule_to_message(rule) if rule is not None else None,
+            policy=messages.policy_to_message(policy),
+        )
+        self.needs_served = self._batch.needs_shape
+        self.predictions: list[Prediction] = []
+
+    def left_s(self) -> float:
+        """Seconds until the deadline; `DeadlineExceeded` if there are none."""
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded(
+                f"{len(self.predictions)} of {len(self._batch)} images were answered within {self._deadline_ms:g} ms"
+            )
+        return left_s
+
+    def requests(self, served: ServedModel | None) -> list[pb.ClassifyRequest]:
+        """The images in order, in as many requests as the node's batch asks for; one, if that is not known."""
+        images = self._batch.to_array(served.input_shape if served else None)
+        most = served.max_batch if served else len(images)
+        parts = (images[start : start + most] for start in range(0, len(images), most))
+        return [self._request(part) for part in parts]
+
+    def _request(self, images: NDArray[np.uint8]) -> pb.ClassifyRequest:
+        request = pb.ClassifyRequest(images=messages.tensor_from_array(images))
+        request.MergeFrom(self._common)
+        return request
+
+    def take(self, request: pb.ClassifyRequest, reply: pb.ClassifyReply) -> None:
+        """Keep the answers in *reply*; `InvalidInput` unless there is one for each image of *request*."""
+        predictions = messages.predictions_from_reply(reply)
+        if len(predictions) != request.images.shape[0]:
+            raise InvalidInput(f"{len(predictions)} answers came for {request.images.shape[0]} images")
+        self.predictions += predictions
+
+
+class _Connection:
+    """What both clients know of their edge, and how calls fail."""
 
     def __init__(self, target: str) -> None:
         self._target = target
+        self._served: ServedModel | None = None
+        self._closed = False
+
+    def _remember(self, reply: pb.DescribeReply) -> ServedModel:
+        self._served = messages.served_from_reply(reply)
+        return self._served
+
+    @contextlib.contextmanager
+    def _our_errors(self) -> Iterator[None]:
+        """Around one call: raises ours for gRPC's errors, and `Cancelled` on a closed client."""
+        closed = Cancelled(f"the client of {self._target} is closed")
+        if self._closed:
+            raise closed
+        try:
+            yield
+        except asyncio.CancelledError:
+            # Closing an aio channel ends its calls as if their tasks had been cancelled.
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise closed from None
+        except grpc.RpcError as failure:
+            raise closed if self._closed else self._named(error_from_rpc(failure)) from None
+        except (grpc.aio.UsageError, ValueError):
+            # How the two kinds of channel refuse a call that comes just after they were closed.
+            if not self._closed:
+                raise
+            raise closed from None
+
+    def _named(self, error: BranchyNetError) -> BranchyNetError:
+        """*error*, with the edge's address if it is about the way there."""
+        return type(error)(f"{self._target}: {error}") if isinstance(error, DeadlineExceeded | Unavailable) else error
+
+    @contextlib.contextmanager
+    def _starting(self, timeout_ms: float) -> Iterator[float]:
+        """Around a call that waits for the edge to start; gives its timeout in seconds."""
+        try:
+            yield _checked_ms(timeout_ms, "timeout_ms") / 1e3
+        except DeadlineExceeded:
+            raise Unavailable(f"no edge answers at {self._target} within {timeout_ms / 1e3:g} s") from None
+
+
+class Client(_Connection):
+    """A connection to the edge node at *target* (`host:port`) for code without an event loop.
+
+    Use it as `with Client("localhost:8001") as client:`, from as many threads as you like. Calls raise the errors of
+    `branchynet.errors`; on a closed client they raise `Cancelled`.
+    """
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self._channel = open_blocking_channel(target, MAX_MESSAGE_BYTES)
+        self._edge = pb_grpc.EdgeStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls still running in other threads raise `Cancelled`."""
+        self._closed = True
+        self._channel.close()
+
+    def describe(self, *, timeout_ms: float = DESCRIBE_TIMEOUT_MS) -> ServedModel:
+        """What the edge serves now; waits for the edge to start, and raises `Unavailable` after *timeout_ms*.
+
+        Class names are its `labels`: `client.describe().labels[prediction.label]`.
+        """
+        with self._starting(timeout_ms) as timeout_s:
+            return self._remember(self._call(self._edge.Describe, pb.DescribeRequest(), timeout_s, wait=True))
+
+    def classify(
+        self,
+        images: Images,
+        *,
+        rule: ExitRule | None = None,
+        policy: Policy = Policy.SPLIT,
+        deadline_ms: float = DEADLINE_MS,
+        model: str = "",
+    ) -> list[Prediction]:
+        """One prediction for each of *images*, in their order.
+
+        *images*: one uint8 array [B, C, H, W], or a sequence of images in any mixture: uint8 arrays [C, H, W] or
+        [H, W] (grey), PIL images, paths of picture files. Arrays are sent as they are; pictures are converted to grey
+        or RGB and scaled to what the edge serves, which it is asked once. As soon as that is known, here or by
+        `describe`, a batch larger than the edge takes goes in several requests.
+        *rule* and *policy* replace the node's own for this request; *model* must be what it serves, if given.
+        All answers come within *deadline_ms*, those that the cloud would give too late from the edge.
+
+        Raises `InvalidInput` for images, rule or deadline that cannot be right, `TooLarge`, `UnknownModel`,
+        `DeadlineExceeded` when not all answers came in time, `Unavailable` when there is no edge.
+        """
+        work = _Work(images, rule, policy, deadline_ms, model)
+        served = self._served
+        if served is None and work.needs_served:
+            served = self._remember(self._call(self._edge.Describe, pb.DescribeRequest(), work.left_s()))
+        for request in work.requests(served):
+            work.take(request, self._call(self._edge.Classify, request, work.left_s()))
+        return work.predictions
+
+    def classify_one(self, image: Image, **options: Unpack[Options]) -> Prediction:
+        """The prediction for one image: an array [C, H, W] or [H, W], a PIL image, a path; the rest as `classify`."""
+        return self.classify([image], **options)[0]
+
+    def _call(self, method: Any, request: Message, timeout_s: float, *, wait: bool = False) -> Any:
+        with self._our_errors():
+            return method(request, timeout=timeout_s, wait_for_ready=wait)
+
+
+class AsyncClient(_Connection):
+    """A connection to the edge node at *target* (`host:port`) for code in an event loop.
+
+    Use it as `async with AsyncClient("localhost:8001") as client:`. Calls raise the errors of `branchynet.errors`; on a
+    closed client they raise `Cancelled`.
+    """
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
         self._channel = open_channel(target, MAX_MESSAGE_BYTES)
         self._edge = pb_grpc.EdgeStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -42,41 +227,44 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls still running are cancelled."""
+        """Close the connection; calls still running raise `Cancelled`."""
+        self._closed = True
         await self._channel.close()
 
-    async def describe(self, *, timeout_ms: float = 5_000) -> ServedModel:
-        """What the edge serves; waits for the edge to start, and raises `Unavailable` after *timeout_ms*."""
-        try:
-            reply = await self._edge.Describe(pb.DescribeRequest(), timeout=timeout_ms / 1e3, wait_for_ready=True)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise Unavailable(f"no edge answers at {self._target} within {timeout_ms / 1e3:g} s") from None
-            raise error_from_rpc(error) from None
-        return messages.served_from_reply(reply)
+    async def describe(self, *, timeout_ms: float = DESCRIBE_TIMEOUT_MS) -> ServedModel:
+        """See `Client.describe`."""
+        with self._starting(timeout_ms) as timeout_s:
+            return self._remember(await self._call(self._edge.Describe, pb.DescribeRequest(), timeout_s, wait=True))
 
     async def classify(
         self,
-        images: NDArray[np.uint8],
+        images: Images,
         *,
         rule: ExitRule | None = None,
         policy: Policy = Policy.SPLIT,
-        deadline_ms: float = 10_000,
+        deadline_ms: float = DEADLINE_MS,
         model: str = "",
     ) -> list[Prediction]:
-        """One prediction for each of *images*, uint8 [B, C, H, W], in their order.
+        """See `Client.classify`. Pictures are read on a thread, so that the event loop goes on."""
+        work = _Work(images, rule, policy, deadline_ms, model)
+        served = self._served
+        if served is None and work.needs_served:
+            served = self._remember(await self._call(self._edge.Describe, pb.DescribeRequest(), work.left_s()))
+        requests = await asyncio.to_thread(work.requests, served) if work.needs_served else work.requests(served)
+        for request in requests:
+            work.take(request, await self._call(self._edge.Classify, request, work.left_s()))
+        return work.predictions
 
-        *rule* and *policy* replace the node's own for this request; the answers come within *deadline_ms*, those that
-        the cloud would give too late from the edge. Raises what the node refuses, for instance `InvalidInput`.
-        """
-        request = pb.ClassifyRequest(
-            model=model,
-            images=messages.tensor_from_array(images),
-            rule=messages.rule_to_message(rule) if rule is not None else None,
-            policy=messages.policy_to_message(policy),
-        )
-        try:
-            reply = await self._edge.Classify(request, timeout=deadline_ms / 1e3)
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from None
-        return messages.predictions_from_reply(reply)
+    async def classify_one(self, image: Image, **options: Unpack[Options]) -> Prediction:
+        """See `Client.classify_one`."""
+        return (await self.classify([image], **options))[0]
+
+    async def _call(self, method: Any, request: Message, timeout_s: float, *, wait: bool = False) -> Any:
+        with self._our_errors():
+            return await method(request, timeout=timeout_s, wait_for_ready=wait)
+
+
+def _checked_ms(value: float, what: str) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidInput(f"{what} is {value}, it must be a finite number above 0")
+    return value

@@ -19,6 +19,7 @@ from __future__ import annotations
 __all__ = [
     "ArtifactMismatch",
     "BranchyNetError",
+    "Cancelled",
     "DamagedData",
     "DeadlineExceeded",
     "InvalidInput",
@@ -72,6 +73,12 @@ class Unavailable(BranchyNetError, ConnectionError):
     grpc_status = "UNAVAILABLE"
 
 
+class Cancelled(BranchyNetError):
+    """The call was ended before its answer: this client is closed, or the node stopped."""
+
+    grpc_status = "CANCELLED"
+
+
 class DamagedData(BranchyNetError):
     """A file is truncated, altered or of another format than it claims."""
 
@@ -93,6 +100,7 @@ _BY_STATUS: dict[str, type[BranchyNetError]] = {
         ArtifactMismatch,
         DeadlineExceeded,
         Unavailable,
+        Cancelled,
         DamagedData,
     )
 }

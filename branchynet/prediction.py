@@ -50,6 +50,11 @@ class Prediction:
     uplink_bytes: int = 0
     fallback_reason: str = ""
 
+    @property
+    def probability(self) -> float:
+        """Probability of *label*."""
+        return float(self.probabilities[self.label])
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:

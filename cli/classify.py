@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +35,7 @@ def classify(
     threshold: Annotated[
         list[float] | None, typer.Option(help="One for each exit but the last; repeat the option.")
     ] = None,
-    deadline_ms: Annotated[float, typer.Option(help="Answers come within this time.", min=1)] = 10_000,
+    deadline_ms: Annotated[float, typer.Option(help="All answers come within this time.", min=1)] = 10_000,
     json_file: JsonOption = None,
 ) -> None:
     """Classify pictures on an edge node; each answer says which exit gave it, where, and what it cost."""
@@ -47,14 +46,13 @@ def classify(
     if criterion and not threshold:
         raise InvalidInput(f"--criterion {criterion.value} needs a --threshold for each exit but the last")
     rule = ExitRule(criterion or Criterion.ENTROPY, tuple(threshold)) if threshold else None
-    names = [path.name for path in images or []]
-    served, predictions, names = asyncio.run(_ask(edge, images, sample, invert, rule, policy, deadline_ms, names))
+    served, predictions, names = _ask(edge, images, sample, invert, rule, policy, deadline_ms)
     _print(served, predictions, names)
     answers = [_to_json(served, name, answer) for name, answer in zip(names, predictions, strict=True)]
     write_json(json_file, {"model": served.model, "content_hash": served.content_hash, "answers": answers})
 
 
-async def _ask(
+def _ask(
     edge: str,
     paths: list[Path] | None,
     sample: int,
@@ -62,21 +60,19 @@ async def _ask(
     rule: ExitRule | None,
     policy: Policy,
     deadline_ms: float,
-    names: list[str],
 ) -> tuple[ServedModel, list[Prediction], list[str]]:
-    from branchynet.client import AsyncClient
+    from branchynet.client import Client
+    from branchynet.pictures import read_picture
 
-    async with AsyncClient(edge) as client:
-        served = await client.describe()
+    with Client(edge) as client:
+        served = client.describe()
         if paths:
-            batch = np.stack([_read_picture(path, served.input_shape, invert=invert) for path in paths])
+            names = [path.name for path in paths]
+            batch = np.stack([read_picture(path, served.input_shape) for path in paths])
+            batch = 255 - batch if invert else batch
         else:
             batch, names = _sample(sample)
-        answers: list[Prediction] = []
-        for start in range(0, len(batch), served.max_batch):
-            part = batch[start : start + served.max_batch]
-            answers += await client.classify(part, rule=rule, policy=policy, deadline_ms=deadline_ms)
-    return served, answers, names
+        return served, client.classify(batch, rule=rule, policy=policy, deadline_ms=deadline_ms), names
 
 
 def _sample(count: int) -> tuple[NDArray[np.uint8], list[str]]:
@@ -87,20 +83,6 @@ def _sample(count: int) -> tuple[NDArray[np.uint8], list[str]]:
     return dataset.images[:count], names
 
 
-def _read_picture(path: Path, shape: tuple[int, ...], *, invert: bool) -> NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    channels, height, width = shape
-    try:
-        with Image.open(path) as picture:
-            scaled = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
-    except (UnidentifiedImageError, OSError) as error:
-        raise InvalidInput(f"{path} is not a picture that can be read: {error}") from None
-    pixels = np.asarray(scaled, dtype=np.uint8)
-    planes = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-    return np.ascontiguousarray(255 - planes if invert else planes)
-
-
 def _print(served: ServedModel, predictions: list[Prediction], names: list[str]) -> None:
     table = Table(title=f"{served.model} ({served.content_hash[:12]})")
     for column in ("image", "label", "probability", "exit", "where", "edge ms", "network ms", "cloud ms", "bytes up"):
@@ -109,7 +91,7 @@ def _print(served: ServedModel, predictions: list[Prediction], names: list[str])
         table.add_row(
             name,
             served.labels[answer.label],
-            f"{answer.probabilities[answer.label]:.3f}",
+            f"{answer.probability:.3f}",
             str(answer.exit),
             answer.place.value,
             f"{answer.edge_ms:.2f}",

@@ -87,8 +87,11 @@ def rule_from_message(message: pb.ExitRule) -> ExitRule:
 
 
 def policy_to_message(policy: Policy) -> pb.Policy:
-    """The code of *policy*."""
-    return _POLICY_CODES[policy]
+    """The code of *policy*; `InvalidInput` for what is none."""
+    try:
+        return _POLICY_CODES[policy]
+    except KeyError:
+        raise InvalidInput(f"policy {policy!r} is unknown; it must be one of {[*map(str, Policy)]}") from None
 
 
 def policy_from_message(code: int) -> Policy:
@@ -126,11 +129,17 @@ def predictions_to_reply(model: str, content_hash: str, predictions: Sequence[Pr
 def predictions_from_reply(reply: pb.ClassifyReply) -> list[Prediction]:
     """The predictions in *reply*; `InvalidInput` if the server's reply does not add up."""
     probabilities = array_from_tensor(reply.probabilities, "probabilities").astype(np.float32)
+    if probabilities.ndim != 2:
+        raise InvalidInput(f"probabilities of shape {probabilities.shape} came, not (batch, classes)")
     if len(probabilities) != len(reply.answers):
         raise InvalidInput(f"{len(reply.answers)} answers came with {len(probabilities)} rows of probabilities")
     unknown = {answer.place for answer in reply.answers} - set(_PLACES)
     if unknown:
         raise InvalidInput(f"place {sorted(unknown)} is unknown; it must be one of {sorted(_PLACES)}")
+    classes = probabilities.shape[1]
+    beyond = {answer.label for answer in reply.answers} - set(range(classes))
+    if beyond:
+        raise InvalidInput(f"label {sorted(beyond)} is unknown; it must be 0 to {classes - 1}")
     return [
         Prediction(
             label=answer.label,
@@ -163,7 +172,12 @@ def served_to_reply(served: ServedModel) -> pb.DescribeReply:
 
 
 def served_from_reply(reply: pb.DescribeReply) -> ServedModel:
-    """What the node that sent *reply* serves."""
+    """What the node that sent *reply* serves; `InvalidInput` for an input shape or batch that no image fits."""
+    if len(reply.input_shape) != 3 or min(*reply.input_shape, reply.max_batch) < 1:
+        raise InvalidInput(
+            f"input shape {tuple(reply.input_shape)} and max_batch {reply.max_batch} were described, "
+            "not three positive sides and at least 1"
+        )
     return ServedModel(
         model=reply.model,
         content_hash=reply.content_hash,
