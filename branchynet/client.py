@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -32,6 +31,7 @@ __all__ = ["AsyncClient", "Client", "Options"]
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 DEADLINE_MS = 10_000.0
+MAX_WAIT_MS = 86_400_000.0
 DESCRIBE_TIMEOUT_MS = 5_000.0
 
 
@@ -265,6 +265,7 @@ class AsyncClient(_Connection):
 
 
 def _checked_ms(value: float, what: str) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise InvalidInput(f"{what} is {value}, it must be a finite number above 0")
+    # gRPC takes a wait of centuries for one that is over.
+    if not 0 < value <= MAX_WAIT_MS:
+        raise InvalidInput(f"{what} is {value}, it must be above 0 and at most {MAX_WAIT_MS:.0f}, a day")
     return value

@@ -205,6 +205,33 @@ def test_an_answer_from_an_unknown_place_is_refused(place):
         predictions_from_reply(reply_of([pb.Answer(place=place)], 1))
 
 
+@pytest.mark.parametrize("label", [10, -1])
+def test_an_answer_with_a_label_beyond_the_probabilities_is_refused(label):
+    with pytest.raises(InvalidInput, match=f"label .*{label}.* 0 to 9"):
+        predictions_from_reply(reply_of([pb.Answer(place=pb.PLACE_EDGE, label=label)], 1))
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 10, 1)])
+def test_probabilities_of_another_form_are_refused(shape):
+    probabilities = tensor_from_array(np.zeros(shape, np.float32))
+    reply = pb.ClassifyReply(answers=[pb.Answer(place=pb.PLACE_EDGE)], probabilities=probabilities)
+    with pytest.raises(InvalidInput, match=r"probabilities of shape \(1,"):
+        predictions_from_reply(reply)
+
+
+@pytest.mark.parametrize(("shape", "max_batch"), [((1, 28, 28), 0), ((28, 28), 1), ((1, 28, -1), 1), ((), 8)])
+def test_a_description_that_no_image_fits_is_refused(shape, max_batch):
+    with pytest.raises(InvalidInput, match=f"max_batch {max_batch}"):
+        served_from_reply(
+            pb.DescribeReply(input_shape=shape, max_batch=max_batch, rule=pb.ExitRule(criterion="margin"))
+        )
+
+
+def test_what_is_no_policy_is_refused():
+    with pytest.raises(InvalidInput, match=r"'fast'.*'edge-only'"):
+        policy_to_message("fast")
+
+
 def test_a_reply_without_probabilities_is_refused():
     with pytest.raises(InvalidInput, match="probabilities"):
         predictions_from_reply(pb.ClassifyReply(answers=[pb.Answer(place=pb.PLACE_EDGE)]))
