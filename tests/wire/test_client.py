@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest_asyncio
 from numpy.typing import NDArray
 from PIL import Image
 from running_nodes import (
+    CLEAR,
     SHIPPED,
     Edge,
     Gate,
@@ -47,6 +49,7 @@ from branchynet.prediction import Place, Policy, Prediction, ServedModel
 from branchynet.rpc import messages
 from branchynet.training.datasets import Dataset
 from edge_node.node import EdgeNode
+from simulations.link_proxy import LinkProxy
 
 MAX_BATCH = 8
 
@@ -275,6 +278,28 @@ class TestErrors:
                 assert time.monotonic() - started_s < 5
                 with pytest.raises(Unavailable, match=rf"{port} within 0\.3 s"):
                     await client.describe(timeout_ms=300)
+
+    async def test_describing_waits_for_an_edge_that_is_still_away(
+        self, small: Edge, sample: Dataset, connect: Connect
+    ) -> None:
+        async with LinkProxy("127.0.0.1", small.port, CLEAR) as link, connect(f"127.0.0.1:{link.port}") as client:
+            link.cut()
+            request = asyncio.create_task(client.describe(timeout_ms=30_000))
+            await asyncio.sleep(0.3)
+            assert not request.done()
+            link.restore()
+            assert (await request).model == SHIPPED
+            link.cut()
+            with pytest.raises(Unavailable):
+                await client.classify(sample.images[:1])
+            link.restore()
+
+            async def back() -> bool:
+                with contextlib.suppress(Unavailable):
+                    return len(await client.classify(sample.images[:1])) == 1
+                return False
+
+            await eventually(back, "the client finds the edge again")
 
     async def test_an_edge_that_never_answers_costs_the_deadline_and_no_more(
         self, sample: Dataset, connect: Connect, tmp_path: Path
