@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from branchynet.client import AsyncClient
 from branchynet.decisions.exits import ExitRule
-from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
+from branchynet.errors import BranchyNetError, Cancelled, DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.prediction import Policy, Prediction
 
 __all__ = ["Courier", "Delivery"]
 
 BACK_OFF = tenacity.wait_random_exponential(multiplier=0.02, max=0.5)
+# What the stop of a node, gentle or not, looks like from here; a node that outlasts its grace cancels its calls.
+GONE = (Unavailable, DeadlineExceeded, Cancelled)
 # With less than this left there is no point in another attempt.
 LAST_TRY_MS = 2.0
 
@@ -64,7 +66,7 @@ class Courier:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections; calls still running are cancelled."""
+        """Close all connections; requests still under way end without an answer."""
         for client in self._clients:
             await client.close()
 
@@ -93,7 +95,7 @@ class Courier:
             return max(min(BACK_OFF(state), (left_ms() - LAST_TRY_MS) / 1e3), 0.0)
 
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type((Unavailable, DeadlineExceeded)),
+            retry=tenacity.retry_if_exception_type(GONE),
             wait=pause_s,
             stop=lambda _: left_ms() <= LAST_TRY_MS,
             reraise=True,
@@ -108,7 +110,7 @@ class Courier:
                         image[None], rule=rule, policy=policy, deadline_ms=allowed_ms
                     )
                     return Delivery(answers[0], edge, attempts, deadline_ms - left_ms())
-        except (Unavailable, DeadlineExceeded) as error:
+        except GONE as error:
             failure = error
         assert failure is not None
         return Delivery(None, edge, attempts, deadline_ms - left_ms(), f"{failure.grpc_status}: {failure}")
