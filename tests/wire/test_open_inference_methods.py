@@ -14,7 +14,7 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from running_nodes import SHIPPED, Split, serving_cloud
+from running_nodes import SHIPPED, Gate, Split, computing, eventually, serving_cloud
 from triton_calls import VERSION, aio_client, infer, refused, sync_client, where
 from tritonclient.utils import InferenceServerException
 
@@ -208,3 +208,23 @@ async def test_statistics_add_up(split: Split, sample: Dataset, node: str) -> No
     assert {name: images.success.count for name, images in after.response_stats.items()} == answered
     assert len(answered) == 2
     assert sum(images.success.ns for images in after.response_stats.values()) > spent.success.ns
+
+
+@pytest.mark.parametrize("node", NODES)
+async def test_waiting_for_the_compute_thread_is_told_apart_from_computing(
+    split: Split, sample: Dataset, node: str
+) -> None:
+    """One request computes for 0.3 s, the other waits for it."""
+    gate = Gate((split.edge if node == "edge" else split.cloud).network)
+    try:
+        async with aio_client(target(split, node)) as client:
+            requests = [asyncio.create_task(infer(client, sample.images[:64])) for _ in range(2)]
+            await eventually(computing(gate), "the first request computes")
+            await asyncio.sleep(0.3)
+            gate.open()
+            await asyncio.gather(*requests)
+            spent = (await client.get_inference_statistics()).model_stats[0].inference_stats
+    finally:
+        gate.open()
+    assert 0.2e9 < spent.queue.ns < spent.success.ns / 2
+    assert spent.compute_infer.ns > 0.2e9
