@@ -44,7 +44,7 @@ class EdgeModel:
             inference.tensor,
             rule=rule_from_parameters(parameters, self.served.rule),
             policy=_policy(parameters.get("policy", Policy.SPLIT)),
-            remaining_ms=_shorter(inference.remaining_ms, parameters.get("deadline_ms")),
+            remaining_ms=min(inference.remaining_ms, _deadline_ms(parameters)),
         )
         return _answers(predictions)
 
@@ -56,14 +56,14 @@ def _policy(name: Parameter) -> Policy:
         raise InvalidInput(f"policy is {name!r}, it must be one of {', '.join(Policy)}") from None
 
 
-def _shorter(remaining_ms: float | None, deadline_ms: Parameter | None) -> float | None:
-    """The shorter of two waits, either of which may be endless (None)."""
-    if deadline_ms is None:
-        return remaining_ms
-    asked_ms = float(deadline_ms)
-    if not (math.isfinite(asked_ms) and asked_ms > 0):
-        raise InvalidInput(f"deadline_ms is {deadline_ms}, it must be a positive number of milliseconds")
-    return asked_ms if remaining_ms is None else min(asked_ms, remaining_ms)
+def _deadline_ms(parameters: Mapping[str, Parameter]) -> float:
+    """How long the caller says that it waits; for ever if it does not say."""
+    if "deadline_ms" not in parameters:
+        return math.inf
+    deadline_ms = float(parameters["deadline_ms"])
+    if not (math.isfinite(deadline_ms) and deadline_ms > 0):
+        raise InvalidInput(f"deadline_ms is {deadline_ms:g}, it must be a positive number of milliseconds")
+    return deadline_ms
 
 
 def _answers(predictions: Sequence[Prediction]) -> Answers:

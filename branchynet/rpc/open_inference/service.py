@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator
 from importlib.metadata import version
@@ -198,7 +199,7 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
         check_parameters(parameters, self._model.parameters, self._model.server)
         spec, tensor = tensors.input_from_request(request, self._model.inputs)
         remaining_s = context.time_remaining()
-        return Inference(spec.name, tensor, parameters, None if remaining_s is None else 1e3 * remaining_s)
+        return Inference(spec.name, tensor, parameters, math.inf if remaining_s is None else 1e3 * remaining_s)
 
     def _count(self, answers: Answers, arrived_ns: int, read_ns: int, answered_ns: int) -> None:
         queue_ns = round(1e6 * answers.queue_ms)

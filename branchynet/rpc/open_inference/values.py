@@ -57,12 +57,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """One request: the one input it came with, its *parameters*, and how long the caller waits (None: for ever)."""
+    """One request: the one input it came with, its *parameters*, and how long the caller waits."""
 
     name: str
     tensor: NDArray[np.generic]
     parameters: Mapping[str, Parameter]
-    remaining_ms: float | None
+    remaining_ms: float
 
 
 @dataclass(frozen=True, slots=True)
