@@ -37,7 +37,8 @@ class Prediction:
     whole network. *edge_ms*, *network_ms*, *cloud_ms*: the batch's time in the edge's stages, on the network and in
     the cloud (queueing included); the last two are 0 for a sample that never left the edge, and a fallback's wait in
     vain counts as network time. *uplink_bytes*: this sample's share of the message to the cloud, in vain or not.
-    *fallback_reason*: why the cloud did not answer.
+    *fallback_reason*: why the cloud did not answer. *edge_queue_ms*: the part of *edge_ms* spent waiting for the
+    edge's compute thread; only the edge itself knows it, a client sees 0.
     """
 
     label: int
@@ -49,6 +50,7 @@ class Prediction:
     cloud_ms: float = 0.0
     uplink_bytes: int = 0
     fallback_reason: str = ""
+    edge_queue_ms: float = 0.0
 
     @property
     def probability(self) -> float:

@@ -11,10 +11,12 @@ import torch
 from branchynet import artifact
 from branchynet.errors import BranchyNetError
 from branchynet.models import zoo
+from branchynet.rpc.open_inference.service import WIRE_NAME, OpenInferenceService
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES, serve_until_stopped
 from branchynet.settings import read_settings
 from branchynet.telemetry import configure_logging
 from cloud_node.node import CloudNode
+from cloud_node.open_inference import CloudModel
 from cloud_node.service import CloudService
 from cloud_node.settings import CloudSettings
 
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m cloud_node
 async def _serve(node: CloudNode, settings: CloudSettings) -> None:
     limit = settings.max_batch * node.max_sample_bytes + MESSAGE_OVERHEAD_BYTES
     try:
-        await serve_until_stopped([CloudService(node).register], settings, limit)
+        services = [CloudService(node).register, OpenInferenceService(CloudModel(node)).register]
+        await serve_until_stopped(services, settings, limit, aliases=[WIRE_NAME])
     finally:
         node.close()
 

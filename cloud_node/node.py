@@ -41,6 +41,11 @@ class CloudNode:
         self._worker = Worker("cloud-compute")
 
     @property
+    def shapes(self) -> dict[int, tuple[int, ...]]:
+        """Shape of one sample's tensor at each cut where this node can resume."""
+        return {cut: self._shapes[cut] for cut in range(self._network.first, self._network.total_stages)}
+
+    @property
     def max_sample_bytes(self) -> int:
         """Size of the largest tensor that one sample can bring."""
         return max(4 * int(np.prod(shape)) for shape in self._shapes)

@@ -15,11 +15,13 @@ from branchynet.errors import BranchyNetError
 from branchynet.manifest import Manifest
 from branchynet.models import cut_shapes, zoo
 from branchynet.network import BranchyNet
+from branchynet.rpc.open_inference.service import WIRE_NAME, OpenInferenceService
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES, serve_until_stopped
 from branchynet.settings import read_settings
 from branchynet.telemetry import configure_logging
 from edge_node.node import EdgeNode
 from edge_node.offload import GrpcUplink
+from edge_node.open_inference import EdgeModel
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings
 
@@ -49,7 +51,8 @@ async def _serve(manifest: Manifest, half: BranchyNet, settings: EdgeSettings) -
     limits = OffloadLimits(settings.offload_timeout_ms, settings.reserve_ms)
     node = EdgeNode(manifest, half, uplink, limits, settings.max_batch)
     try:
-        await serve_until_stopped([EdgeService(node).register], settings, limit)
+        services = [EdgeService(node).register, OpenInferenceService(EdgeModel(node)).register]
+        await serve_until_stopped(services, settings, limit, aliases=[WIRE_NAME])
     finally:
         if uplink is not None:
             await uplink.close()

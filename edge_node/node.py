@@ -24,7 +24,7 @@ from branchynet.manifest import Manifest
 from branchynet.network import BranchyNet, Progress
 from branchynet.prediction import Place, Policy, Prediction
 from branchynet.validation import check_batch
-from branchynet.worker import Worker
+from branchynet.worker import Timed, Worker
 
 __all__ = ["CloudAnswers", "EdgeNode", "OffloadFailed", "Uplink"]
 
@@ -107,9 +107,10 @@ class EdgeNode:
         # The message's buffer is read-only and not aligned; torch wants its own copy.
         batch = torch.from_numpy(images.copy())
         cut = 0 if policy is Policy.CLOUD_ONLY else self._network.last
-        progress, edge_ms = await self._run(batch, 0, cut, rule)
+        done = await self._run(batch, 0, cut, rule)
+        progress = done.value
         if not len(progress.remaining) or policy is Policy.EDGE_ONLY:
-            return _answers(progress, edge_ms)
+            return _answers(done)
         asked_s = self._clock_s()
         left_ms = remaining_ms - 1e3 * (asked_s - arrived_s)
         try:
@@ -118,19 +119,18 @@ class EdgeNode:
             waited_ms = 1e3 * (self._clock_s() - asked_s)
             unanswered = progress.remaining
             if cut == 0:  # no exit has looked at them yet
-                progress, edge_ms = await self._run(batch, 0, self._network.last, rule)
-            return _fall_back(_answers(progress, edge_ms), unanswered, error, waited_ms)
-        return _join(_answers(progress, edge_ms), progress.remaining, cloud, edge_ms)
+                done = await self._run(batch, 0, self._network.last, rule)
+            return _fall_back(_answers(done), unanswered, error, waited_ms)
+        return _join(_answers(done), progress.remaining, cloud)
 
     def close(self) -> None:
         """End the compute thread after the call that runs."""
         self._worker.close()
 
-    async def _run(self, batch: torch.Tensor, first: int, last: int, rule: ExitRule) -> tuple[Progress, float]:
+    async def _run(self, batch: torch.Tensor, first: int, last: int, rule: ExitRule) -> Timed[Progress]:
         if first == last:  # nothing to compute: do not wait for the thread
-            return self._network.resume(batch, first, last, rule), 0.0
-        done = await self._worker.run(self._network.resume, batch, first, last, rule)
-        return done.value, done.queue_ms + done.compute_ms
+            return Timed(self._network.resume(batch, first, last, rule), 0.0, 0.0)
+        return await self._worker.run(self._network.resume, batch, first, last, rule)
 
     async def _ask_cloud(self, cut: int, features: torch.Tensor, rule: ExitRule, left_ms: float) -> CloudAnswers:
         if self._uplink is None:
@@ -157,28 +157,29 @@ class EdgeNode:
             raise OffloadFailed(InvalidInput(f"the cloud answered with {wrong}"), answers.sent_bytes)
 
 
-def _answers(progress: Progress, edge_ms: float) -> list[Prediction]:
+def _answers(done: Timed[Progress]) -> list[Prediction]:
     """What the edge alone says about each sample: the last exit that scored it."""
-    probabilities = softmax(progress.logits).astype(np.float32)
+    probabilities = softmax(done.value.logits).astype(np.float32)
+    edge_ms = done.queue_ms + done.compute_ms
     return [
-        Prediction(int(row.argmax()), row, int(number), Place.EDGE, edge_ms)
-        for row, number in zip(probabilities, progress.exits, strict=True)
+        Prediction(int(row.argmax()), row, int(number), Place.EDGE, edge_ms, edge_queue_ms=done.queue_ms)
+        for row, number in zip(probabilities, done.value.exits, strict=True)
     ]
 
 
-def _join(answers: list[Prediction], sent: NDArray[np.int64], cloud: CloudAnswers, edge_ms: float) -> list[Prediction]:
+def _join(answers: list[Prediction], sent: NDArray[np.int64], cloud: CloudAnswers) -> list[Prediction]:
     """*answers* with those at the positions *sent* replaced by the cloud's."""
     joined = list(answers)
     probabilities = softmax(cloud.logits).astype(np.float32)
     shares = _shares(cloud.sent_bytes, len(sent))
     network_ms = max(0.0, cloud.round_trip_ms - cloud.cloud_ms)
     for row, position in enumerate(sent):
-        joined[position] = Prediction(
+        joined[position] = replace(
+            answers[position],
             label=int(probabilities[row].argmax()),
             probabilities=probabilities[row],
             exit=int(cloud.exits[row]),
             place=Place.CLOUD,
-            edge_ms=edge_ms,
             network_ms=network_ms,
             cloud_ms=cloud.cloud_ms,
             uplink_bytes=shares[row],

@@ -28,12 +28,16 @@ from branchynet.decisions.exits import ExitRule
 from branchynet.models import Architecture, build, cut_shapes, zoo
 from branchynet.network import BranchyNet, Normalisation, Progress
 from branchynet.rpc import server
+from branchynet.rpc.open_inference.service import WIRE_NAME, OpenInferenceService
+from branchynet.rpc.open_inference.values import Model
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
 from cloud_node.node import CloudNode
+from cloud_node.open_inference import CloudModel
 from cloud_node.service import CloudService
 from cloud_node.settings import CloudSettings
 from edge_node.node import EdgeNode
 from edge_node.offload import GrpcUplink
+from edge_node.open_inference import EdgeModel
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings
 from protos import split_inference_pb2_grpc as pb_grpc
@@ -118,10 +122,16 @@ class FakeCloud(pb_grpc.CloudServicer):
 
 
 @contextlib.asynccontextmanager
-async def serving(add_service: Callable[[grpc.aio.Server], str], settings: Any, limit: int) -> AsyncIterator[int]:
-    """`running_server` without the moment for which it says NOT_SERVING when it ends: nobody watches here."""
+async def serving(
+    add_service: Callable[[grpc.aio.Server], str], settings: Any, limit: int, model: Model | None = None
+) -> AsyncIterator[int]:
+    """`running_server` without the moment for which it says NOT_SERVING when it ends: nobody watches here.
+
+    *model* is served by the Open Inference Protocol beside it.
+    """
+    services = [add_service, *([OpenInferenceService(model).register] if model else [])]
     with mock.patch.object(server, "FAREWELL_S", 0.0):
-        async with server.running_server([add_service], settings, limit) as port:
+        async with server.running_server(services, settings, limit, [WIRE_NAME] if model else []) as port:
             yield port
 
 
@@ -149,7 +159,7 @@ async def serving_cloud(
     limit = max_batch * node.max_sample_bytes + MESSAGE_OVERHEAD_BYTES
     settings = CloudSettings.model_construct(port=port, max_batch=max_batch, grace_s=2.0)
     try:
-        async with serving(service.register, settings, limit) as bound:
+        async with serving(service.register, settings, limit, CloudModel(node)) as bound:
             yield Cloud(bound, node, network)
     finally:
         node.close()
@@ -175,7 +185,7 @@ async def serving_edge(
     settings = EdgeSettings.model_construct(port=0, max_batch=max_batch, grace_s=2.0)
     try:
         async with (
-            serving(EdgeService(node).register, settings, limit) as port,
+            serving(EdgeService(node).register, settings, limit, EdgeModel(node)) as port,
             AsyncClient(f"127.0.0.1:{port}") as client,
         ):
             yield Edge(port, node, network, client)

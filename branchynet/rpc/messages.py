@@ -18,7 +18,9 @@ from branchynet.prediction import Place, Policy, Prediction, ServedModel
 from protos import split_inference_pb2 as pb
 
 __all__ = [
+    "array_from_bytes",
     "array_from_tensor",
+    "check_shape",
     "policy_from_message",
     "policy_to_message",
     "predictions_from_reply",
@@ -65,15 +67,29 @@ def array_from_tensor(tensor: pb.Tensor, what: str) -> NDArray[np.generic]:
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise InvalidInput(f"{what}: dtype {tensor.dtype} is unknown; 1 is uint8, 2 is float32")
-    shape = tuple(tensor.shape)
+    return array_from_bytes(tensor.data, dtype, tuple(tensor.shape), what)
+
+
+def array_from_bytes(
+    data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str
+) -> NDArray[np.generic]:
+    """A read-only array of *dtype* and *shape* over *data*; *what* names it in errors.
+
+    Raises `InvalidInput` for a shape that `check_shape` refuses, or another number of bytes than it asks for.
+    """
+    check_shape(shape, what)
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise InvalidInput(
+            f"{what}: shape {shape} of {dtype.name} takes {expected} bytes, the message holds {len(data)}"
+        )
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def check_shape(shape: tuple[int, ...], what: str) -> None:
+    """Raise `InvalidInput` for a *shape* with a non-positive side, too many sides or none; *what* names it."""
     if not 1 <= len(shape) <= MAX_DIMENSIONS or min(shape) < 1:
         raise InvalidInput(f"{what}: shape {shape} is not 1 to {MAX_DIMENSIONS} positive sides")
-    expected = math.prod(shape) * dtype.itemsize
-    if len(tensor.data) != expected:
-        raise InvalidInput(
-            f"{what}: shape {shape} of {dtype.name} takes {expected} bytes, the message holds {len(tensor.data)}"
-        )
-    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
 
 
 def rule_to_message(rule: ExitRule) -> pb.ExitRule:

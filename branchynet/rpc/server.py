@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from branchynet.errors import BranchyNetError
+from branchynet.rpc.statuses import report
 from branchynet.settings import NodeSettings
 from branchynet.telemetry import Event, logger
 
@@ -29,7 +29,6 @@ __all__ = ["MESSAGE_OVERHEAD_BYTES", "running_server", "serve_until_stopped"]
 # Names, shape, rule and framing of a message, beside its tensor.
 MESSAGE_OVERHEAD_BYTES = 64 * 1024
 STANDARD_INPUT = 0
-MAX_DETAILS = 1_000
 # How long a node says NOT_SERVING before it refuses, so that whoever watches its health hears it in time.
 FAREWELL_S = 0.1
 
@@ -52,26 +51,17 @@ class ErrorsAsStatuses(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: Any) -> Any:
             try:
                 return await behaviour(request, context)
-            except BranchyNetError as error:
-                logger().info(Event.REFUSED, method=method, status=error.grpc_status, details=_details(error))
-                await context.abort(grpc.StatusCode[error.grpc_status], _details(error))
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
-                logger().exception(Event.FAILED, method=method)
-                await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {_details(error)}")
+                status, details = report(error, method)
+                await context.abort(grpc.StatusCode[status], details)
 
         return grpc.unary_unary_rpc_method_handler(
             answer,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
-
-
-def _details(error: Exception) -> str:
-    """The error's message, cut where a value in it runs on: statuses travel as metadata, which gRPC bounds at 16 KB."""
-    text = str(error)
-    return text if len(text) <= MAX_DETAILS else f"{text[: MAX_DETAILS - 40]} … ({len(text)} characters)"
 
 
 class DrainingHealth(health_aio.HealthServicer):  # type: ignore[misc]
@@ -103,11 +93,13 @@ class DrainingHealth(health_aio.HealthServicer):  # type: ignore[misc]
 
 @contextlib.asynccontextmanager
 async def running_server(
-    add_services: Sequence[AddService], settings: NodeSettings, max_message_bytes: int
+    add_services: Sequence[AddService], settings: NodeSettings, max_message_bytes: int, aliases: Sequence[str] = ()
 ) -> AsyncIterator[int]:
     """A serving server with health and reflection; yields its port, and drains when the block ends.
 
-    Each of *add_services* registers one service and returns its full name. Raises `OSError` if the port is taken.
+    Each of *add_services* registers one service and returns its full name. *aliases* are further names that these
+    services answer to: health knows them, reflection has no descriptor for them. Raises `OSError` if the port is
+    taken.
     """
     server = grpc.aio.server(
         interceptors=[ErrorsAsStatuses()],
@@ -132,7 +124,7 @@ async def running_server(
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from None
     await server.start()
-    for name in ["", *names]:
+    for name in ["", *names, *aliases]:
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     try:
         yield port
@@ -142,7 +134,7 @@ async def running_server(
 
 
 async def serve_until_stopped(
-    add_services: Sequence[AddService], settings: NodeSettings, max_message_bytes: int
+    add_services: Sequence[AddService], settings: NodeSettings, max_message_bytes: int, aliases: Sequence[str] = ()
 ) -> None:
     """Serve, print one JSON line `{"event": "ready", "port": …}` on standard output, and drain when told to stop."""
     stop = asyncio.Event()
@@ -152,7 +144,7 @@ async def serve_until_stopped(
     if settings.exit_with_parent:
         _stop_at_end_of_input(loop, stop)
     log = logger(role=settings.role)
-    async with running_server(add_services, settings, max_message_bytes) as port:
+    async with running_server(add_services, settings, max_message_bytes, aliases) as port:
         print(json.dumps({"event": "ready", "port": port}), flush=True)
         log.info(Event.READY, host=settings.host, port=port)
         await stop.wait()

@@ -19,6 +19,7 @@ from branchynet.training.datasets import Dataset
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 HEALTH, REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
+OPEN_INFERENCE = "branchynet.oip.v1.GRPCInferenceService"
 
 
 def check(channel: grpc.aio.Channel, service: str, timeout_s: float = 20) -> Any:
@@ -74,7 +75,7 @@ async def test_reflection_lists_the_services_and_their_descriptors(split: Split,
             return sorted(database.get_services()), [method.name for method in methods]
 
     services, methods = await asyncio.to_thread(ask)
-    assert services == sorted([service, HEALTH, REFLECTION])
+    assert services == sorted([service, OPEN_INFERENCE, HEALTH, REFLECTION])
     assert methods == (["Classify", "Describe"] if node == "edge" else ["Resume", "Describe"])
 
 

@@ -1,0 +1,77 @@
+"""What the cloud offers under the Open Inference Protocol: the whole network, or the rest of it. Knows no protobuf."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from branchynet.decisions.exits import softmax
+from branchynet.errors import InvalidInput
+from branchynet.prediction import Place
+from branchynet.rpc.open_inference.values import (
+    INTEGER,
+    RULE_PARAMETERS,
+    Answers,
+    Inference,
+    Kinds,
+    Parameter,
+    TensorSpec,
+    image_spec,
+    rule_from_parameters,
+)
+from cloud_node.node import CloudNode
+
+__all__ = ["CloudModel"]
+
+
+class CloudModel:
+    """A `CloudNode` as a `branchynet.rpc.open_inference.values.Model`."""
+
+    def __init__(self, node: CloudNode) -> None:
+        self._node = node
+        self.server = "branchynet-cloud"
+        self.served = node.served
+        shapes = node.shapes
+        deeper = [shape for cut, shape in shapes.items() if cut > 0]
+        self.inputs: tuple[TensorSpec, ...] = (image_spec(node.served),) if 0 in shapes else ()
+        if deeper:
+            self.inputs = (*self.inputs, TensorSpec("features", "FP32", (-1, *_common(deeper))))
+        self.parameters: Mapping[str, Kinds] = {**RULE_PARAMETERS, "cut": INTEGER}
+        self.settings: Mapping[str, str] = {"cut_shapes": json.dumps(shapes)}
+
+    async def infer(self, inference: Inference) -> Answers:
+        """The answers to a batch of images or feature maps; raises `InvalidInput` or `TooLarge`."""
+        resumed = await self._node.resume(
+            self.served.content_hash,
+            _cut(inference.name, inference.parameters),
+            inference.tensor,
+            rule_from_parameters(inference.parameters, self.served.rule),
+        )
+        probabilities = softmax(resumed.logits).astype(np.float32)
+        return Answers(
+            labels=probabilities.argmax(axis=1).astype(np.int64),
+            probabilities=probabilities,
+            exits=resumed.exits.astype(np.int32),
+            places=np.full(len(probabilities), Place.CLOUD.value),
+            parameters={"cloud_ms": resumed.queue_ms + resumed.compute_ms},
+            queue_ms=resumed.queue_ms,
+        )
+
+
+def _cut(name: str, parameters: Mapping[str, Parameter]) -> int:
+    """Where the network goes on: at 0 for images; for features the caller has to say."""
+    cut = parameters.get("cut")
+    if name == "image":
+        if cut not in (None, 0):
+            raise InvalidInput(f"cut is {cut} and the input is 'image'; an image goes in at cut 0")
+        return 0
+    if cut is None:
+        raise InvalidInput("input 'features' came without parameter 'cut'; only the sender knows where it was taken")
+    return int(cut)
+
+
+def _common(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The sides that all of *shapes* have in common, -1 where they differ."""
+    return tuple(sides[0] if len(set(sides)) == 1 else -1 for sides in zip(*shapes, strict=True))
