@@ -1,4 +1,4 @@
-"""The demonstration: the same real images through three setups of the same processes, and the figures of each."""
+"""The demonstration: the same real images through three setups of the same nodes, and the figures of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from branchynet.prediction import Place, Policy, Prediction
 from orchestrator.load import Measured, run_load
 from orchestrator.local import LocalTopology, Topology
 
-__all__ = ["SETUPS", "Row", "figures", "run_demo"]
+__all__ = ["SETUPS", "Row", "RunningTopology", "figures", "measure", "run_demo"]
 
 SETUPS: dict[str, Policy] = {
     "early exit + split": Policy.SPLIT,
@@ -46,6 +46,23 @@ class Row:
         return float(np.percentile(self.latencies_ms, percent))
 
 
+class RunningTopology(Protocol):
+    """Edges that serve and the links behind them, whoever started them."""
+
+    @property
+    def targets(self) -> list[str]:
+        """The edges' addresses, `host:port`."""
+        ...
+
+    async def reset_links(self) -> None:
+        """Set the links' byte counters to zero."""
+        ...
+
+    async def uplink_bytes(self) -> int:
+        """Bytes that crossed the links towards the cloud since the last reset, gRPC's own included."""
+        ...
+
+
 async def run_demo(
     topology: Topology,
     images: NDArray[np.uint8],
@@ -61,7 +78,9 @@ async def run_demo(
     """
     async with LocalTopology.running(topology, logs) as running:
         watching = asyncio.create_task(running.watch())
-        measuring = asyncio.create_task(_measure_all(running, images, labels, in_flight_per_edge, on_event))
+        measuring = asyncio.create_task(
+            measure(running, images, labels, in_flight_per_edge=in_flight_per_edge, on_event=on_event)
+        )
         try:
             await asyncio.wait([watching, measuring], return_when=asyncio.FIRST_COMPLETED)
             if measuring.done() and measuring.exception() is not None:
@@ -74,6 +93,35 @@ async def run_demo(
             for task in (watching, measuring):
                 task.cancel()
             await asyncio.gather(watching, measuring, return_exceptions=True)
+
+
+async def measure(
+    running: RunningTopology,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    *,
+    in_flight_per_edge: int = 2,
+    on_event: Callable[[str, int], None] = lambda _setup, _answers: None,
+) -> list[Row]:
+    """Send all *images* through each setup of a topology that runs.
+
+    *on_event* is told the setup and how many more answers came. Raises what a node or a link refuses.
+    """
+    rows = []
+    for setup, policy in SETUPS.items():
+        # First calls pay for connections and for torch's choice of kernels; they are not what a camera sees all day.
+        await run_load(running.targets, images[:WARM_UP_IMAGES], policy, in_flight_per_edge=in_flight_per_edge)
+        await asyncio.sleep(SETTLE_S)
+        await running.reset_links()
+        measured = await run_load(
+            running.targets,
+            images,
+            policy,
+            in_flight_per_edge=in_flight_per_edge,
+            on_answer=lambda setup=setup: on_event(setup, 1),  # type: ignore[misc]
+        )
+        rows.append(_row(setup, measured, labels, await running.uplink_bytes()))
+    return rows
 
 
 def figures(rows: list[Row]) -> dict[str, Any]:
@@ -92,31 +140,6 @@ def figures(rows: list[Row]) -> dict[str, Any]:
             for row in rows
         ]
     }
-
-
-async def _measure_all(
-    running: LocalTopology,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    in_flight_per_edge: int,
-    on_event: Callable[[str, int], None],
-) -> list[Row]:
-    targets = [f"127.0.0.1:{edge.port}" for edge in running.edges]
-    rows = []
-    for setup, policy in SETUPS.items():
-        # First calls pay for connections and for torch's choice of kernels; they are not what a camera sees all day.
-        await run_load(targets, images[:WARM_UP_IMAGES], policy, in_flight_per_edge=in_flight_per_edge)
-        await asyncio.sleep(SETTLE_S)
-        await running.reset_links()
-        measured = await run_load(
-            targets,
-            images,
-            policy,
-            in_flight_per_edge=in_flight_per_edge,
-            on_answer=lambda setup=setup: on_event(setup, 1),  # type: ignore[misc]
-        )
-        rows.append(_row(setup, measured, labels, await running.uplink_bytes()))
-    return rows
 
 
 def _row(setup: str, measured: Measured, labels: NDArray[np.int64], uplink_bytes: int) -> Row:

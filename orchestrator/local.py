@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +39,10 @@ class Topology:
 class LocalTopology:
     """The running processes. Made by `LocalTopology.running`, which also stops them."""
 
-    def __init__(self, topology: Topology, logs: Path, cloud: Child) -> None:
+    def __init__(self, topology: Topology, logs: Path) -> None:
         self.topology = topology
-        self.cloud = cloud
-        self.links: list[Child] = []
-        self.edges: list[Child] = []
         self._logs = logs
+        self._children: dict[str, Child] = {}
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -55,45 +53,56 @@ class LocalTopology:
         """
         for old in logs.glob("*.log"):
             old.unlink()
+        self, numbers = cls(topology, logs), range(topology.edges)
         async with contextlib.AsyncExitStack() as stack:
 
-            async def start(name: str, module: str, *arguments: str) -> Child:
-                child = await Child.start(name, module, arguments, logs)
-                stack.push_async_callback(child.stop)
-                return child
+            async def start(name: str, module: str, arguments: Sequence[str]) -> None:
+                self._children[name] = await Child.start(name, module, arguments, logs)
+                stack.push_async_callback(self._stop, name)
 
-            self = cls(topology, logs, await _start_cloud(topology, logs, port=0))
-            stack.push_async_callback(self._stop_cloud)
-            for index in range(topology.edges):
-                self.links.append(await start(f"link-{index}", "simulations.link_proxy", *self._link_arguments(index)))
-            edges: dict[int, Child] = {}
-
-            async def start_edge(index: int, link: Child) -> None:
-                way_out = (
-                    "--cloud",
-                    f"127.0.0.1:{link.port}",
-                    "--offload-timeout-ms",
-                    str(topology.offload_timeout_ms),
-                )
-                arguments = (*_node_arguments(topology, port=0), *way_out)
-                edges[index] = await start(f"edge-{index}", "edge_node", *arguments)
-
+            await start("cloud", "cloud_node", self._node_arguments())
+            for number in numbers:
+                await start(f"link-{number}", "simulations.link_proxy", self._link_arguments(number))
             # Together: most of a node's start is the import of torch.
-            await run_all(start_edge(index, link) for index, link in enumerate(self.links))
-            self.edges += [edges[index] for index in range(topology.edges)]
+            await run_all(start(f"edge-{number}", "edge_node", self._edge_arguments(number)) for number in numbers)
             yield self
+
+    @property
+    def cloud(self) -> Child:
+        """The cloud that runs now."""
+        return self._children["cloud"]
+
+    @property
+    def links(self) -> list[Child]:
+        """The links, in the order of their edges."""
+        return [self._children[f"link-{number}"] for number in range(self.topology.edges)]
+
+    @property
+    def edges(self) -> list[Child]:
+        """The edges that run now."""
+        return [self._children[f"edge-{number}"] for number in range(self.topology.edges)]
+
+    @property
+    def targets(self) -> list[str]:
+        """The edges' addresses, `host:port`."""
+        return [f"127.0.0.1:{edge.port}" for edge in self.edges]
 
     async def restart_cloud(self, *, down_s: float = 0.0) -> None:
         """Kill the cloud as a crash would, wait *down_s*, and start it again on the same port."""
-        port = self.cloud.port
-        self.cloud.kill()
-        await self.cloud.stop()
+        port = await self._crash("cloud")
         await asyncio.sleep(down_s)
-        self.cloud = await _start_cloud(self.topology, self._logs, port)
+        self._children["cloud"] = await Child.start("cloud", "cloud_node", self._node_arguments(port), self._logs)
+
+    async def restart_edge(self, number: int, *, down_s: float = 0.0) -> None:
+        """Kill an edge as a crash would, wait *down_s*, and start it again on the same port."""
+        name = f"edge-{number}"
+        port = await self._crash(name)
+        await asyncio.sleep(down_s)
+        self._children[name] = await Child.start(name, "edge_node", self._edge_arguments(number, port), self._logs)
 
     async def watch(self) -> None:
         """Return never; raise `Unavailable` when any part that runs now ends by itself."""
-        await run_all(child.watch() for child in [self.cloud, *self.links, *self.edges])
+        await run_all(child.watch() for child in self._children.values())
 
     async def reset_links(self) -> None:
         """Set the links' byte counters to zero."""
@@ -104,11 +113,18 @@ class LocalTopology:
         """Bytes that crossed the links towards the cloud since the last reset, gRPC's own included."""
         return sum([int((await link.ask("stats"))["bytes_up"]) for link in self.links])
 
-    async def _stop_cloud(self) -> None:
-        """Stop the cloud that runs now, which a restart may have replaced."""
-        await self.cloud.stop()
+    async def _stop(self, name: str) -> None:
+        """Stop the part that has the *name* now, which a restart may have replaced."""
+        await self._children[name].stop()
 
-    def _link_arguments(self, index: int) -> tuple[str, ...]:
+    async def _crash(self, name: str) -> int:
+        """Kill a part; the port it had."""
+        child = self._children[name]
+        child.kill()
+        await child.stop()
+        return child.port
+
+    def _link_arguments(self, number: int) -> tuple[str, ...]:
         topology = self.topology
         return (
             *("--listen", "127.0.0.1:0"),
@@ -116,14 +132,16 @@ class LocalTopology:
             *("--uplink-mbps", str(topology.uplink_mbps)),
             *("--downlink-mbps", str(topology.downlink_mbps)),
             *("--rtt-ms", str(topology.rtt_ms)),
-            *("--seed", str(topology.seed + index)),
+            *("--seed", str(topology.seed + number)),
             "--control",
         )
 
+    def _node_arguments(self, port: int = 0) -> tuple[str, ...]:
+        return ("--artifact", self.topology.artifact, "--port", str(port), "--grace-s", "2", "--exit-with-parent")
 
-def _node_arguments(topology: Topology, port: int) -> tuple[str, ...]:
-    return ("--artifact", topology.artifact, "--port", str(port), "--grace-s", "2", "--exit-with-parent")
-
-
-async def _start_cloud(topology: Topology, logs: Path, port: int) -> Child:
-    return await Child.start("cloud", "cloud_node", _node_arguments(topology, port), logs)
+    def _edge_arguments(self, number: int, port: int = 0) -> tuple[str, ...]:
+        return (
+            *self._node_arguments(port),
+            *("--cloud", f"127.0.0.1:{self.links[number].port}"),
+            *("--offload-timeout-ms", str(self.topology.offload_timeout_ms)),
+        )

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import select
@@ -27,11 +26,12 @@ import socket
 import stat
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum, auto
 from types import TracebackType
 
 from branchynet.errors import InvalidInput
+from simulations.link_control import obey_stdin, parse_address, say, serve_control
 from simulations.links import Direction, LinkSettings
 from simulations.pipes import Lane, LinkClock, close, relay, tune
 
@@ -82,6 +82,7 @@ class LinkProxy:
     ) -> None:
         if buffer_bytes < 1:
             raise InvalidInput(f"buffer_bytes is {buffer_bytes}; it must be at least 1")
+        self.settings = settings
         self._target = (target_host, target_port)
         self._address = (host, port)
         self._buffer_bytes = buffer_bytes
@@ -148,6 +149,7 @@ class LinkProxy:
 
     def reshape(self, settings: LinkSettings) -> None:
         """Go on with other settings, jitter starting from their seed; what is under way keeps its times."""
+        self.settings = settings
         up_rng, down_rng = settings.generators()
         self._up.reshape(settings.up, up_rng)
         self._down.reshape(settings.down, down_rng)
@@ -222,11 +224,10 @@ def precise_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _address(text: str) -> tuple[str, int]:
-    """HOST:PORT, an IPv6 host in brackets; raises argparse.ArgumentTypeError for anything else."""
-    host, separator, port = text.rpartition(":")
-    if not (separator and host and port.isdecimal() and int(port) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port from 0 to 65535")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    try:
+        return parse_address(text)
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -256,48 +257,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--control",
         action="store_true",
-        help="read commands from stdin, one a line: stats, cut, stall, restore, reset (the counters to 0); "
+        help="read commands from stdin, one a line: stats, settings, cut, stall, restore, reset (the counters to 0); "
         "each is answered by one JSON line; end when stdin, a pipe or terminal, ends",
+    )
+    parser.add_argument(
+        "--control-listen",
+        type=_address,
+        metavar="HOST:PORT",
+        help='take the same commands over TCP; the ready line then has a "control_port"',
     )
     return parser
 
 
-def _say(message: dict[str, object]) -> None:
-    # Unbuffered, so that nothing is left to flush at exit when the reader has gone.
-    os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
-
-
-def _answer(link: LinkProxy, command: str) -> dict[str, object]:
-    """Do what one control line says."""
-    actions = {"cut": link.cut, "stall": link.stall, "restore": link.restore, "reset": link.reset_stats}
-    if command == "stats":
-        return {"command": command, "ok": True, **asdict(link.stats())}
-    if command in actions:
-        actions[command]()
-        return {"command": command, "ok": True}
-    return {"command": command, "ok": False, "error": f"must be one of: stats, {', '.join(actions)}"}
-
-
-async def _control(link: LinkProxy) -> None:
-    """Obey stdin until it ends, or until nobody reads the answers."""
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-    )
-    with contextlib.closing(transport), contextlib.suppress(BrokenPipeError):
-        while line := await reader.readline():
-            _say(_answer(link, line.decode(errors="replace").strip()))
-
-
-async def _run(link: LinkProxy, *, control: bool) -> None:
+async def _run(link: LinkProxy, *, control: bool, control_at: tuple[str, int] | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with link:
-        _say({"event": "ready", "port": link.port})
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(link)
+        ready: dict[str, object] = {"event": "ready", "port": link.port}
+        if control_at is not None:
+            ready["control_port"] = await stack.enter_async_context(serve_control(link, *control_at))
+        say(ready)
         endings: list[asyncio.Task[object]] = [asyncio.create_task(stop.wait())]
         if control:
-            endings.append(asyncio.create_task(_control(link)))
+            endings.append(asyncio.create_task(obey_stdin(link)))
         done, pending = await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
         for ending in pending:
             ending.cancel()
@@ -329,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     link = LinkProxy(target_host, target_port, settings, host, port)
     try:
         with asyncio.Runner(loop_factory=precise_event_loop) as runner:
-            runner.run(_run(link, control=asked.control))
+            runner.run(_run(link, control=asked.control, control_at=asked.control_listen))
     except OSError as error:
         parser.exit(1, f"{parser.prog}: {host}:{port}: {error}\n")
 

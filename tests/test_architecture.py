@@ -37,7 +37,9 @@ def test_import_contracts_hold():
         ("branchynet.decisions.calibration", {"torch", "grpc", "google.protobuf"}),
         ("branchynet.network", {"grpc", "google.protobuf"}),
         ("branchynet.client", {"torch"}),
+        ("branchynet.rpc.health_check", {"torch", "numpy"}),
         ("simulations.link_proxy", {"torch", "grpc", "google.protobuf"}),
+        ("simulations.link_control", {"torch", "grpc", "google.protobuf", "numpy"}),
         ("cli.main", {"torch", "grpc", "matplotlib"}),
     ],
 )

@@ -1,0 +1,152 @@
+"""Orders to a running link: one line each, answered by one JSON line, over standard input or TCP.
+
+`python -m simulations.link_control HOST:PORT COMMAND` gives one order from a shell.
+
+Whoever reaches the TCP port may cut the link: listen where only friends are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from branchynet.errors import InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from simulations.link_proxy import LinkProxy
+
+__all__ = ["ask_link", "main", "obey", "obey_stdin", "parse_address", "say", "serve_control"]
+
+COMMANDS = ("stats", "settings", "cut", "stall", "restore", "reset")
+LONGEST_LINE_BYTES = 1024
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """HOST:PORT, an IPv6 host in brackets; raises `InvalidInput` for anything else."""
+    host, separator, port = text.rpartition(":")
+    if not (separator and host and port.isdecimal() and int(port) <= 65535):
+        raise InvalidInput(f"{text!r} is not HOST:PORT with a port from 0 to 65535")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def obey(link: LinkProxy, command: str) -> dict[str, object]:
+    """Do what one control line says; the answer."""
+    actions = {"cut": link.cut, "stall": link.stall, "restore": link.restore, "reset": link.reset_stats}
+    if command == "stats":
+        return {"command": command, "ok": True, **asdict(link.stats())}
+    if command == "settings":
+        return {"command": command, "ok": True, **_settings(link)}
+    if command in actions:
+        actions[command]()
+        return {"command": command, "ok": True}
+    return {"command": command, "ok": False, "error": f"must be one of: {', '.join(COMMANDS)}"}
+
+
+def say(message: dict[str, object]) -> None:
+    """Write *message* to standard output as one JSON line."""
+    # Unbuffered, so that nothing is left to flush at exit when the reader has gone.
+    os.write(sys.stdout.fileno(), _line(message))
+
+
+async def obey_stdin(link: LinkProxy) -> None:
+    """Obey standard input, a pipe or terminal, until it ends, or until nobody reads the answers."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    with contextlib.closing(transport), contextlib.suppress(BrokenPipeError):
+        while line := await reader.readline():
+            say(obey(link, _command(line)))
+
+
+@contextlib.asynccontextmanager
+async def serve_control(link: LinkProxy, host: str, port: int) -> AsyncIterator[int]:
+    """Obey whoever connects to *host*:*port* (0 picks a free one) while the block runs; yields the port.
+
+    Raises OSError if the address cannot be had.
+    """
+    callers: set[asyncio.Task[None]] = set()
+
+    async def obey_caller(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        callers.add(task)
+        task.add_done_callback(callers.discard)
+        # A line that never ends is no order, and is not kept in memory to find out.
+        with contextlib.closing(writer), contextlib.suppress(OSError, ValueError):
+            while line := await reader.readline():
+                writer.write(_line(obey(link, _command(line))))
+                await writer.drain()
+
+    server = await asyncio.start_server(obey_caller, host, port, limit=LONGEST_LINE_BYTES)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for caller in callers:
+            caller.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+
+
+async def ask_link(address: str, command: str, *, timeout_s: float = 5.0) -> dict[str, Any]:
+    """The answer of the link whose control listens at *address* (HOST:PORT).
+
+    Raises `Unavailable` if none comes within *timeout_s*, and `InvalidInput` for what the link refuses.
+    """
+    host, port = parse_address(address)
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await asyncio.open_connection(host, port)
+            with contextlib.closing(writer):
+                writer.write(f"{command}\n".encode())
+                answer = json.loads(await reader.readline())
+    except (OSError, ValueError) as error:  # a timeout is an OSError, and half a line is no JSON
+        raise Unavailable(f"no link answers at {address}: {error or f'not within {timeout_s:g} s'}") from None
+    if not isinstance(answer, dict) or not answer.get("ok"):
+        raise InvalidInput(f"the link at {address} refuses {command!r}: {answer}")
+    return answer
+
+
+def _settings(link: LinkProxy) -> dict[str, object]:
+    up, down = link.settings.up, link.settings.down
+    return {
+        "uplink_mbps": up.rate_mbps,
+        "downlink_mbps": down.rate_mbps,
+        "rtt_ms": up.delay_ms + down.delay_ms,
+        "jitter_ms": up.jitter_ms + down.jitter_ms,
+    }
+
+
+def _command(line: bytes) -> str:
+    return line.decode(errors="replace").strip()
+
+
+def _line(message: dict[str, object]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: prints the link's answer; 0 if it obeyed, 1 if it does not answer, 2 if it refuses."""
+    parser = argparse.ArgumentParser(
+        prog="python -m simulations.link_control", description="Give one order to a running link; print its answer."
+    )
+    parser.add_argument("address", metavar="HOST:PORT", help="the link's --control-listen")
+    parser.add_argument("command", metavar="COMMAND", help=", ".join(COMMANDS))
+    asked = parser.parse_args(arguments)
+    try:
+        say(asyncio.run(ask_link(asked.address, asked.command)))
+    except (Unavailable, InvalidInput) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, Unavailable) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
