@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from branchynet.errors import InvalidInput
 from cli.output import ArtifactOption, JsonOption, console, progress_bar, write_json
+from cli.steady import steady_load
 
 if TYPE_CHECKING:
+    from branchynet.training.datasets import Dataset
+    from orchestrator.attached import AttachedTopology
     from orchestrator.demo import Row
+    from orchestrator.local import Topology
 
 __all__ = ["demo"]
 
 
+# What only nodes of our own can be told.
+_OWN_NODES = ("artifact", "edges", "uplink_mbps", "downlink_mbps", "rtt_ms")
+
+
 def demo(
+    context: typer.Context,
     artifact: ArtifactOption = "lenet-fashion",
     images: Annotated[int, typer.Option(help="How many of the shipped images are sent.", min=10, max=1000)] = 1000,
     edges: Annotated[int, typer.Option(help="Edge nodes.", min=1, max=16)] = 2,
@@ -25,43 +36,98 @@ def demo(
     downlink_mbps: Annotated[float, typer.Option(help="Rate of each edge's downlink, Mbit/s.", min=0.01)] = 50.0,
     rtt_ms: Annotated[float, typer.Option(help="Round trip between edge and cloud.", min=0.0)] = 40.0,
     in_flight: Annotated[int, typer.Option(help="Requests in flight at each edge.", min=1)] = 2,
-    out: Annotated[Path, typer.Option(help="Folder for figures, picture and logs.", file_okay=False)] = Path("out"),
+    edge: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="BRANCHYNET_DEMO_EDGE", help="host:port of an edge that runs already; repeat it. Starts no nodes."
+        ),
+    ] = None,
+    link_control: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="BRANCHYNET_DEMO_LINK_CONTROL",
+            help="With --edge: host:port of a link's --control-listen, which counts the bytes; repeat it.",
+        ),
+    ] = None,
+    steady: Annotated[
+        float | None,
+        typer.Option(
+            help="Compare nothing: send at --rate for about this many seconds, while an edge and the cloud crash and "
+            "come back (with --edge: while you stop them), and show that no request is lost.",
+            min=1,
+        ),
+    ] = None,
+    rate: Annotated[float, typer.Option(help="With --steady: images a second.", min=0.1)] = 40.0,
+    out: Annotated[
+        Path, typer.Option(envvar="BRANCHYNET_DEMO_OUT", help="Folder for figures, picture, logs.", file_okay=False)
+    ] = Path("out"),
     json_file: JsonOption = None,
 ) -> None:
     """Send real images through edge nodes, an emulated uplink and a cloud node, and compare three setups.
 
-    Everything runs as processes on this machine and is stopped at the end, also after Ctrl-C. Figures go to
-    OUT/demo.json, a picture to OUT/demo.png, the nodes' logs to OUT/logs.
+    Everything runs as processes on this machine and is stopped at the end, also after Ctrl-C; with --edge the nodes
+    are yours. Figures go to OUT/demo.json, a picture to OUT/demo.png, the nodes' logs to OUT/logs; with --steady the
+    figures go to OUT/steady.json and the command ends with code 1 if a request was lost or an answer wrong.
     """
     from branchynet.training.datasets import load_sample
-    from orchestrator.demo import SETUPS, figures, run_demo
+    from orchestrator.attached import AttachedTopology
+    from orchestrator.local import Topology
+
+    _refuse_what_has_no_effect(context, attached=bool(edge))
+    sample = load_sample()
+    chosen = sample.take(range(0, len(sample), len(sample) // images)[:images])
+    own = Topology(artifact=artifact, edges=edges, uplink_mbps=uplink_mbps, downlink_mbps=downlink_mbps, rtt_ms=rtt_ms)
+    if steady is not None:
+        steady_load(edge or own, chosen.images, rate, steady, out, json_file)
+    elif edge:
+        _compare(AttachedTopology(edge, link_control or ()), chosen, in_flight, out, json_file)
+    else:
+        _compare(own, chosen, in_flight, out, json_file)
+
+
+def _refuse_what_has_no_effect(context: typer.Context, *, attached: bool) -> None:
+    for name in _OWN_NODES if attached else ("link_control",):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            rest = "is for nodes that this command starts, not with --edge" if attached else "goes with --edge"
+            raise InvalidInput(f"--{name.replace('_', '-')} {rest}")
+
+
+def _compare(
+    where: Topology | AttachedTopology, chosen: Dataset, in_flight: int, out: Path, json_file: Path | None
+) -> None:
+    """Send *chosen* through the three setups of nodes to start, or of nodes that run; print and write the figures."""
+    from orchestrator.demo import SETUPS, figures, measure, run_demo
     from orchestrator.local import Topology
     from orchestrator.pictures import draw_demo
 
-    topology = Topology(
-        artifact=artifact, edges=edges, uplink_mbps=uplink_mbps, downlink_mbps=downlink_mbps, rtt_ms=rtt_ms
-    )
-    sample = load_sample()
-    chosen = sample.take(range(0, len(sample), len(sample) // images)[:images])
-    link = f"{uplink_mbps:g} Mbit/s up, {rtt_ms:g} ms round trip"
-    console.print(f"starting 1 cloud, {edges} edges and {edges} links ({link}) …")
+    if isinstance(where, Topology):
+        model, count = where.artifact, where.edges
+        link = f"{where.uplink_mbps:g} Mbit/s up, {where.rtt_ms:g} ms round trip"
+        console.print(f"starting 1 cloud, {count} edges and {count} links ({link}) …")
+    else:
+        model, link = asyncio.run(where.describe())
+        count = len(where.targets)
+        console.print(f"measuring {', '.join(where.targets)} ({link}) …")
     with progress_bar() as bar:
         tasks = {setup: bar.add_task(setup, total=len(chosen), note="") for setup in SETUPS}
+        send = partial(run_demo, logs=out / "logs") if isinstance(where, Topology) else measure
         rows = asyncio.run(
-            run_demo(
-                topology,
+            send(
+                where,  # type: ignore[arg-type]
                 chosen.images,
                 chosen.labels,
-                out / "logs",
                 in_flight_per_edge=in_flight,
                 on_event=lambda setup, answers: bar.advance(tasks[setup], answers),
             )
         )
-    _print(rows, f"{len(chosen):,} Fashion-MNIST test images, {edges} edges, {link}")
+    scene = f"{count} edges, {link}"
+    _print(rows, f"{len(chosen):,} Fashion-MNIST test images, {scene}")
     for path in (out / "demo.json", json_file):
         write_json(path, figures(rows))
-    draw_demo(rows, out / "demo.png", f"{artifact}: {len(chosen):,} images, {edges} edges, {link}")
-    console.print(f"figures: {out / 'demo.json'}   picture: {out / 'demo.png'}   logs: {out / 'logs'}")
+    draw_demo(rows, out / "demo.png", f"{model}: {len(chosen):,} images, {scene}")
+    logs = f"   logs: {out / 'logs'}" if isinstance(where, Topology) else ""
+    console.print(f"figures: {out / 'demo.json'}   picture: {out / 'demo.png'}{logs}")
 
 
 def _print(rows: list[Row], title: str) -> None:

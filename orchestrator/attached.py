@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from branchynet.client import AsyncClient
 from branchynet.errors import InvalidInput
 from simulations.link_control import ask_link
 
@@ -16,6 +17,8 @@ class AttachedTopology:
     def __init__(self, targets: Sequence[str], link_controls: Sequence[str]) -> None:
         if not targets:
             raise InvalidInput("there is no edge to attach to")
+        if not link_controls:
+            raise InvalidInput("edges that run already need their links' controls, which count the bytes that cross")
         self.targets = list(targets)
         self._link_controls = list(link_controls)
 
@@ -28,10 +31,18 @@ class AttachedTopology:
         """Bytes that crossed the links towards the cloud since the last reset, gRPC's own included."""
         return sum([int((await ask_link(address, "stats"))["bytes_up"]) for address in self._link_controls])
 
-    async def describe_links(self) -> str:
-        """What the links are set to, for people; raises `Unavailable` if one does not answer."""
+    async def describe(self) -> tuple[str, str]:
+        """The name of the artifact that the edges serve, and what the links are set to, for people.
+
+        Raises `Unavailable` if an edge or a link does not answer.
+        """
+        models = []
+        for target in self.targets:
+            async with AsyncClient(target) as edge:
+                models.append((await edge.describe()).model)
         settings = [await ask_link(address, "settings") for address in self._link_controls]
-        return " | ".join(dict.fromkeys(_describe(link["uplink_mbps"], link["rtt_ms"]) for link in settings))
+        links = (_describe(link["uplink_mbps"], link["rtt_ms"]) for link in settings)
+        return ", ".join(dict.fromkeys(models)), "; ".join(dict.fromkeys(links))
 
 
 def _describe(uplink_mbps: float | None, rtt_ms: float) -> str:

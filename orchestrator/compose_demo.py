@@ -1,0 +1,235 @@
+"""`python -m orchestrator.compose_demo`: docker-compose.yml built, started, measured, hurt, and taken down again.
+
+The client container prints the demonstration's table, then keeps a steady load on both edges while an edge and the
+cloud are stopped and started, and must find that no request was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from branchynet.errors import BranchyNetError, Unavailable
+
+__all__ = ["Compose", "find_compose", "main"]
+
+FILE = Path(__file__).parents[1] / "docker-compose.yml"
+NODES = ("cloud", "link-a", "link-b", "edge-a", "edge-b")
+HEALTHY_TIMEOUT_S = 120.0
+CALM_S = 5.0
+DOWN_S = 6.0
+LONGEST_LOAD_S = 600
+TAIL_LINES = 30
+
+Say = Callable[[str], None]
+
+
+class Compose:
+    """The project *name* of docker-compose.yml, run by *command*: `docker compose` or `docker-compose`."""
+
+    def __init__(self, command: Sequence[str], name: str) -> None:
+        self.name = name
+        self._command = (*command, "--project-name", name, "--file", str(FILE))
+
+    async def __call__(self, *arguments: str) -> str:
+        """What `compose ARGUMENTS` prints; raises `Unavailable` with the end of its messages if it fails."""
+        return await _output(*self._command, *arguments)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Compose]:
+        """Start the nodes; remove all that the project started when the block ends, however it ends."""
+        try:
+            await self("up", "--detach", "--no-build", *NODES)
+            yield self
+        finally:
+            await self("--profile", "demo", "down", "--volumes", "--remove-orphans", "--timeout", "10")
+
+    async def wait_healthy(self, *services: str) -> float:
+        """Wait until *services* are healthy; the seconds it took.
+
+        Raises `Unavailable`, with the ends of their logs, if they are not within two minutes.
+        """
+        started_s = time.monotonic()
+        identifiers = (await self("ps", "-q", *services)).split()
+        if len(identifiers) < len(services):
+            raise Unavailable(f"{len(identifiers)} containers of {', '.join(services)} exist; {await self.logs()}")
+        while True:
+            template = "{{.Name}} {{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}"
+            states = (await _output("docker", "inspect", "--format", template, *identifiers)).splitlines()
+            if all(state.endswith(" running healthy") for state in states):
+                return time.monotonic() - started_s
+            if time.monotonic() - started_s > HEALTHY_TIMEOUT_S:
+                raise Unavailable(
+                    f"not healthy within {HEALTHY_TIMEOUT_S:g} s: {'; '.join(states)}\n{await self.logs()}"
+                )
+            await asyncio.sleep(0.3)
+
+    async def logs(self) -> str:
+        """The ends of all containers' logs."""
+        return await self("logs", "--no-color", "--tail", "10")
+
+    @contextlib.asynccontextmanager
+    async def client(self, role: str, *command: str) -> AsyncIterator[str]:
+        """A client container that runs *command*, what it prints passed on; yields its name, and removes it."""
+        name = f"{self.name}-{role}"
+        await self("run", "--detach", "--no-deps", "--name", name, "client", *command)
+        try:
+            async with _passing_on("docker", "logs", "--follow", name):
+                yield name
+        finally:
+            await _output("docker", "rm", "--force", "--volumes", name)
+
+
+async def find_compose(asked: str = "") -> tuple[tuple[str, ...], str]:
+    """The compose command on this machine, or the one *asked* for, and its version.
+
+    Raises `Unavailable` if there is none, or no Docker engine answers.
+    """
+    await _output("docker", "version", "--format", "{{.Server.Version}}")
+    failures = []
+    for command in [tuple(shlex.split(asked))] if asked else [("docker", "compose"), ("docker-compose",)]:
+        try:
+            return command, (await _output(*command, "version", "--short")).strip()
+        except Unavailable as failure:
+            failures.append(str(failure))
+    raise Unavailable("no compose is installed: " + "; ".join(failures))
+
+
+async def run(asked: argparse.Namespace, say: Say) -> None:
+    """The whole demonstration; raises `Unavailable` if a part of it fails."""
+    command, version = await find_compose(asked.compose)
+    compose = Compose(command, asked.project)
+    say(f"{' '.join(command)} {version}, project {asked.project}")
+    say("1/5 building the image (minutes at the first time) …")
+    started_s = time.monotonic()
+    await compose("build", "cloud")
+    say(f"    built in {time.monotonic() - started_s:.0f} s")
+    say(f"2/5 starting {', '.join(NODES)} …")
+    async with compose.running():
+        say(f"    all healthy after {await compose.wait_healthy(*NODES):.0f} s")
+        say("3/5 the demonstration's table, measured by a client container")
+        async with compose.client("table", "branchynet", "demo", "--images", str(asked.images)) as name:
+            await _finish(name, asked.out)
+        say(f"4/5 a steady load of {asked.rate:g} images/s, while edge-a and the cloud are stopped and started")
+        load = ("--steady", str(LONGEST_LOAD_S), "--rate", f"{asked.rate:g}", "--images", "200")
+        async with compose.client("steady", "branchynet", "demo", *load) as name:
+            for service in ("edge-a", "cloud"):
+                await _away(compose, service, say)
+            await _output("docker", "kill", "--signal", "INT", name)
+            await _finish(name, asked.out)
+        say("5/5 taking everything down …")
+    say(f"done: no request was lost; figures and picture in {asked.out}")
+
+
+async def _away(compose: Compose, service: str, say: Say) -> None:
+    """Stop *service* under load and start it again, with calm before and after."""
+    await asyncio.sleep(CALM_S)
+    say(f"    stopping {service} …")
+    await compose("stop", service)
+    say(f"    {service} is stopped")
+    await asyncio.sleep(DOWN_S)
+    await compose("start", service)
+    await compose.wait_healthy(service)
+    say(f"    {service} is started again, and healthy")
+    await asyncio.sleep(CALM_S)
+
+
+async def _finish(name: str, out: Path) -> None:
+    """Wait for the client container to end, and take its figures to *out*; raises `Unavailable` if it failed."""
+    code = (await _output("docker", "wait", name)).strip()
+    out.mkdir(parents=True, exist_ok=True)
+    await _output("docker", "cp", f"{name}:/out/.", str(out))
+    if code != "0":
+        raise Unavailable(f"the client {name} ended with code {code}; it says why above")
+
+
+async def _output(*command: str) -> str:
+    """Standard output of *command*; raises `Unavailable` with the end of what it wrote if it fails."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            # A Ctrl-C on the terminal is for us: we take down in order what these started.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Unavailable(f"`{shlex.join(command)}` cannot be run: {error.strerror}") from None
+    try:
+        out, err = await process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    if process.returncode != 0:
+        tail = "\n".join((out + err).decode(errors="replace").strip().splitlines()[-TAIL_LINES:])
+        raise Unavailable(f"`{shlex.join(command)}` failed with code {process.returncode}:\n{tail}")
+    return out.decode(errors="replace")
+
+
+@contextlib.asynccontextmanager
+async def _passing_on(*command: str) -> AsyncIterator[None]:
+    """What *command* prints goes to our standard output; a block that ends in good order waits for its end."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        yield
+        await process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.compose_demo",
+        description="Build and start docker-compose.yml, print the demonstration's table, stop and start nodes under "
+        "load, and take everything down. Ports: EDGE_A_PORT, EDGE_B_PORT; links: UPLINK_MBPS, RTT_MS.",
+    )
+    parser.add_argument("--images", type=int, default=1000, metavar="N", help="of the table (default 1000)")
+    parser.add_argument("--rate", type=float, default=40.0, metavar="R", help="images a second (default 40)")
+    parser.add_argument("--out", type=Path, default=Path("out/compose"), help="for figures (default out/compose)")
+    parser.add_argument("--compose", default="", metavar="COMMAND", help="docker compose or docker-compose")
+    project = os.environ.get("COMPOSE_PROJECT_NAME", "branchynet-demo")
+    parser.add_argument("--project", default=project, metavar="NAME", help=f"default {project}")
+    return parser
+
+
+async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:
+    """Run *work*; SIGTERM cancels it as Ctrl-C does, so that it can take down what it started."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await task
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: 0 if nothing was lost, 1 if something failed, 130 if it was interrupted."""
+    asked = _parser().parse_args(arguments)
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    try:
+        asyncio.run(_until_terminated(run(asked, say)))
+    except BranchyNetError as error:
+        print(f"compose-demo: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("compose-demo: interrupted; everything that it started is taken down", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
