@@ -5,22 +5,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint protos sample clean help
+.PHONY: demo compose-demo test lint protos sample clean help
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.runtime ## Edge, cloud and links as processes, 1,000 real images, one table
 	@$(BIN)/branchynet demo
 
+compose-demo: ## The same in containers, while an edge and the cloud stop and start; needs Docker and no environment
+	@$(PYTHON) -m orchestrator.compose_demo
+
 test: $(VENV)/.dev ## The whole test suite
 	@$(BIN)/python -m pytest
 
-lint: $(VENV)/.dev ## Formatting, lint, types, import contracts
+lint: $(VENV)/.dev ## Formatting, lint, types, import contracts, container files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 protos: $(VENV)/.dev ## Regenerate the stubs from protos/*.proto
 	$(BIN)/python -m protos.generate

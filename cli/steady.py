@@ -75,7 +75,7 @@ async def _send(
         if crashing is None:
             return await run_steady(targets, images, expected, load, stop, on_news=_tell)
         crashes = asyncio.create_task(
-            crash_and_restart(crashing, load.seconds, lambda text: console.print(f"        {text}"))
+            crash_and_restart(crashing, load.seconds, lambda text: console.print(f"  ──►   {text}"))
         )
         crashes.add_done_callback(lambda _: stop.set())
         tally = await run_steady(targets, images, expected, replace(load, seconds=math.inf), stop, on_news=_tell)

@@ -29,6 +29,7 @@ CALM_S = 5.0
 DOWN_S = 6.0
 LONGEST_LOAD_S = 600
 TAIL_LINES = 30
+TAKEN_PORT_SIGNS = ("port is already allocated", "address already in use")
 
 Say = Callable[[str], None]
 
@@ -48,7 +49,12 @@ class Compose:
     async def running(self) -> AsyncIterator[Compose]:
         """Start the nodes; remove all that the project started when the block ends, however it ends."""
         try:
-            await self("up", "--detach", "--no-build", *NODES)
+            try:
+                await self("up", "--detach", "--no-build", *NODES)
+            except Unavailable as failure:
+                if any(sign in str(failure) for sign in TAKEN_PORT_SIGNS):
+                    raise Unavailable(f"{failure}\nEDGE_A_PORT and EDGE_B_PORT choose other ports") from None
+                raise
             yield self
         finally:
             await self("--profile", "demo", "down", "--volumes", "--remove-orphans", "--timeout", "10")
@@ -133,13 +139,13 @@ async def run(asked: argparse.Namespace, say: Say) -> None:
 async def _away(compose: Compose, service: str, say: Say) -> None:
     """Stop *service* under load and start it again, with calm before and after."""
     await asyncio.sleep(CALM_S)
-    say(f"    stopping {service} …")
+    say(f"  ──►   stopping {service} …")
     await compose("stop", service)
-    say(f"    {service} is stopped")
+    say(f"  ──►   {service} is stopped")
     await asyncio.sleep(DOWN_S)
     await compose("start", service)
     await compose.wait_healthy(service)
-    say(f"    {service} is started again, and healthy")
+    say(f"  ──►   {service} is started again, and healthy")
     await asyncio.sleep(CALM_S)
 
 

@@ -27,6 +27,7 @@ from orchestrator.local import LocalTopology
 __all__ = ["Expected", "Load", "Tally", "crash_and_restart", "expect", "figures", "run_steady"]
 
 NEWS_EVERY_S = 2.0
+_LATENCIES = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +197,13 @@ def figures(tally: Tally, load: Load) -> dict[str, Any]:
         "lost": tally.lost.total(),
         "wrong": tally.wrong.total(),
         "reasons": {**tally.lost, **tally.wrong},
-        "latency_ms": {
-            f"p{percent}": round(tally.percentile_ms(percent), 3) if tally.latencies_ms else None
-            for percent in (50, 95, 99, 100)
-        },
+        "latency_ms": {name: _rounded(tally.percentile_ms(percent)) for name, percent in _LATENCIES.items()},
     }
+
+
+def _rounded(value: float) -> float | None:
+    """For JSON, which knows no NaN."""
+    return None if math.isnan(value) else round(value, 3)
 
 
 async def _stopped(stop: asyncio.Event, within_s: float) -> bool:

@@ -72,13 +72,13 @@ async def serve_control(link: LinkProxy, host: str, port: int) -> AsyncIterator[
 
     Raises OSError if the address cannot be had.
     """
-    callers: set[asyncio.Task[None]] = set()
+    callers: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def obey_caller(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        callers.add(task)
-        task.add_done_callback(callers.discard)
+        callers[task] = writer
+        task.add_done_callback(callers.pop)
         # A line that never ends is no order, and is not kept in memory to find out.
         with contextlib.closing(writer), contextlib.suppress(OSError, ValueError):
             while line := await reader.readline():
@@ -90,8 +90,8 @@ async def serve_control(link: LinkProxy, host: str, port: int) -> AsyncIterator[
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for caller in callers:
-            caller.cancel()
+        for writer in callers.values():
+            writer.transport.abort()  # a cancelled handler of a stream would be logged as an error of ours
         await asyncio.gather(*callers, return_exceptions=True)
 
 
