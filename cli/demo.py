@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,15 +110,15 @@ def _compare(
         console.print(f"measuring {', '.join(where.targets)} ({link}) …")
     with progress_bar() as bar:
         tasks = {setup: bar.add_task(setup, total=len(chosen), note="") for setup in SETUPS}
-        send = partial(run_demo, logs=out / "logs") if isinstance(where, Topology) else measure
+        data = (chosen.images, chosen.labels)
+
+        def tell(setup: str, answers: int) -> None:
+            bar.advance(tasks[setup], answers)
+
         rows = asyncio.run(
-            send(
-                where,  # type: ignore[arg-type]
-                chosen.images,
-                chosen.labels,
-                in_flight_per_edge=in_flight,
-                on_event=lambda setup, answers: bar.advance(tasks[setup], answers),
-            )
+            run_demo(where, *data, out / "logs", in_flight_per_edge=in_flight, on_event=tell)
+            if isinstance(where, Topology)
+            else measure(where, *data, in_flight_per_edge=in_flight, on_event=tell)
         )
     scene = f"{count} edges, {link}"
     _print(rows, f"{len(chosen):,} Fashion-MNIST test images, {scene}")

@@ -16,6 +16,7 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
+from branchynet.errors import InvalidInput
 from cli.output import console, write_json
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ def steady_load(
     """Send *images* to nodes started from a topology, which crash on schedule, or to the edges at given targets.
 
     Prints what happens every two seconds, and the sum. Raises `typer.Exit` with 1 if a request was lost or an answer
-    wrong.
+    wrong, and `InvalidInput` for a topology with a single edge.
     """
+    from orchestrator.local import Topology
     from orchestrator.steady import Load, figures
 
+    if isinstance(where, Topology) and where.edges < 2:
+        raise InvalidInput(f"edges is {where.edges}; while one crashes, another must answer")
     load = Load(rate_per_s, seconds)
     tally = asyncio.run(_run(where, images, load, out / "logs"))
     _print(tally)

@@ -212,10 +212,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:
-    """Run *work*; SIGTERM cancels it as Ctrl-C does, so that it can take down what it started."""
+async def _until_told(work: Coroutine[Any, Any, None]) -> None:
+    """Run *work*; Ctrl-C and SIGTERM cancel it once, so that a second Ctrl-C does not stop it from taking down."""
     task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def stop() -> None:
+        if not task.cancelling():
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     await task
 
 
@@ -227,11 +233,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text, flush=True)
 
     try:
-        asyncio.run(_until_terminated(run(asked, say)))
+        asyncio.run(_until_told(run(asked, say)))
     except BranchyNetError as error:
         print(f"compose-demo: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         print("compose-demo: interrupted; everything that it started is taken down", file=sys.stderr)
         return 130
     return 0

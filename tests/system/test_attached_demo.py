@@ -105,9 +105,10 @@ async def test_a_lost_request_is_code_1_and_said(split: Split, tmp_path: Path) -
         (["--edge", "127.0.0.1:1", "--link-control", "127.0.0.1:2", "--edges", "3"], "--edges"),
         (["--edge", "127.0.0.1:1", "--link-control", "127.0.0.1:2", "--rtt-ms", "3"], "--rtt-ms"),
         (["--link-control", "127.0.0.1:2"], "--link-control goes with --edge"),
+        (["--steady", "5", "--edges", "1"], "edges is 1"),
     ],
 )
-def test_options_that_would_have_no_effect_are_refused(arguments: list[str], message: str) -> None:
+def test_options_that_cannot_be_met_are_refused(arguments: list[str], message: str) -> None:
     error = CliRunner().invoke(app, ["demo", *arguments]).exception
     assert isinstance(error, InvalidInput)
     assert message in str(error)

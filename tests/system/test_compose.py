@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,8 @@ def test_ctrl_c_takes_everything_down(project: str, ports: dict[str, str], tmp_p
     with compose_demo(project, tmp_path, ports) as running:
         until_measuring(running, project)
         running.send(signal.SIGINT)
+        time.sleep(0.5)
+        running.send(signal.SIGINT)  # impatience leaves nothing behind either
         code, _, err = running.wait(within_s=120)
     assert code == 130
     assert "Traceback" not in err
