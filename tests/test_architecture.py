@@ -39,6 +39,7 @@ def test_import_contracts_hold():
         ("branchynet.client", {"torch"}),
         ("branchynet.rpc.health_check", {"torch", "numpy"}),
         ("simulations.link_proxy", {"torch", "grpc", "google.protobuf"}),
+        ("orchestrator.compose_demo", {"torch", "grpc", "google.protobuf", "numpy", "pydantic"}),
         ("simulations.link_control", {"torch", "grpc", "google.protobuf", "numpy"}),
         ("cli.main", {"torch", "grpc", "matplotlib"}),
     ],
