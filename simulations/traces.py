@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import zlib
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +30,14 @@ def read_trace(path: Path) -> Capacity:
     Raises `InvalidInput` for what is no such file, and `OSError` if it cannot be read.
     """
     with path.open("rb") as plain:
-        unpacked = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}.get(path.suffix)
+        unpacked: BufferedIOBase = plain
+        if path.suffix == ".gz":
+            unpacked = gzip.GzipFile(fileobj=plain)
+        elif path.suffix == ".xz":
+            unpacked = lzma.LZMAFile(plain)
         try:
-            raw = (unpacked(plain) if unpacked else plain).read(MAX_BYTES + 1)
-        except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raw = unpacked.read(MAX_BYTES + 1)
+        except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
             raise InvalidInput(f"{path} cannot be unpacked: {error}") from None
     if len(raw) > MAX_BYTES:
         raise InvalidInput(f"{path} unpacks to more than {MAX_BYTES} bytes")
