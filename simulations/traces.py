@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import zlib
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +30,8 @@ def read_trace(path: Path) -> Capacity:
     Raises `InvalidInput` for what is no such file, and `OSError` if it cannot be read.
     """
     with path.open("rb") as plain:
-        unpacked: BufferedIOBase = plain
-        if path.suffix == ".gz":
-            unpacked = gzip.GzipFile(fileobj=plain)
-        elif path.suffix == ".xz":
-            unpacked = lzma.LZMAFile(plain)
         try:
-            raw = unpacked.read(MAX_BYTES + 1)
+            raw = _unpacked(plain, path.suffix).read(MAX_BYTES + 1)
         except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
             raise InvalidInput(f"{path} cannot be unpacked: {error}") from None
     if len(raw) > MAX_BYTES:
@@ -53,6 +48,12 @@ def read_trace(path: Path) -> Capacity:
         return _deliveries(values[:, 0]) if widths == {1} else _throughput(values)
     except InvalidInput as error:
         raise InvalidInput(f"{path} is no trace: {error}") from None
+
+
+def _unpacked(plain: BufferedReader, suffix: str) -> BufferedIOBase:
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=plain)
+    return lzma.LZMAFile(plain) if suffix == ".xz" else plain
 
 
 def _deliveries(times_ms: NDArray[np.float64]) -> DeliveryLog:

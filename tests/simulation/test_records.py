@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from simulations.records import CLOUD, EDGE, FALLBACK, LOST, PLACES, Records
 

@@ -92,7 +92,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(traces, "MAX_BYTES", 1_002)
     assert read_trace(path).period_s == 0.001
     monkeypatch.setattr(traces, "MAX_BYTES", 1_001)
-    with pytest.raises(InvalidInput, match="large.gz unpacks to more than 1001 bytes"):
+    with pytest.raises(InvalidInput, match=r"large\.gz unpacks to more than 1001 bytes"):
         read_trace(path)
 
 
