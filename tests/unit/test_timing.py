@@ -70,3 +70,9 @@ def test_less_than_nothing_is_refused(name):
     assert getattr(replace(PROFILE, **{name: 0}), name) == 0
     with pytest.raises(InvalidInput, match="0 or more"):
         replace(PROFILE, **{name: -1})
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_message_of_no_size_is_refused(size):
+    with pytest.raises(InvalidInput, match=rf"message_bytes are \(784, {size}\)"):
+        replace(PROFILE, message_bytes=(784, size))
