@@ -142,7 +142,7 @@ def scenes(draw: st.DrawFn) -> Scene:
         exit_stages,
         held,
         edge_ms=gap_ms / stages * draw(load),
-        cloud_ms=gap_ms * workers / edges / stages * draw(st.sampled_from([0.5, 1.0, 3.0, 8.0])),
+        cloud_ms=gap_ms * workers / edges / stages * draw(st.sampled_from([0.5, 1.0, 8.0, 8.0])),
         extra_ms=about(gap_ms / 10) if draw(st.booleans()) else 0.0,
         sizes=(message_bytes, framing_bytes),
         rng=rng,
@@ -155,7 +155,7 @@ def scenes(draw: st.DrawFn) -> Scene:
             "workload": {
                 "arrivals": draw(st.sampled_from(Arrivals)),
                 "rate_per_s": 1e3 / gap_ms,
-                "requests": draw(st.sampled_from([1, 2, 5, 15, 25])),
+                "requests": draw(st.sampled_from([1, 5, 15, 25, 25])),
             },
             "link": {
                 "uplink": uplink_mbps,
@@ -164,10 +164,10 @@ def scenes(draw: st.DrawFn) -> Scene:
             },
             "plan": {"cut": cut, "local_only": draw(st.sampled_from([False, False, False, True]))},
             "edge": {"slowdown": about(1.0)},
-            "cloud": {"workers": workers, "max_batch": draw(st.sampled_from([1, 2, 3, 4, 5])), "slowdown": about(1.0)},
+            "cloud": {"workers": workers, "max_batch": draw(st.sampled_from([1, 2, 3, 5, 5])), "slowdown": about(1.0)},
             "limits": {
-                "deadline_ms": about(draw(st.sampled_from([1, 4, 1_000])) * gap_ms),
-                "offload_timeout_ms": about(draw(st.sampled_from([0.5, 3, 1_000])) * gap_ms),
+                "deadline_ms": about(draw(st.sampled_from([1_000, 1_000, 4, 1])) * gap_ms),
+                "offload_timeout_ms": about(draw(st.sampled_from([1_000, 1_000, 3, 0.5])) * gap_ms),
                 "reserve_ms": draw(st.sampled_from([0.0, about(gap_ms / 2), about(2 * gap_ms)])),
             },
         }
