@@ -67,6 +67,14 @@ class Markov(_Part):
     mbps: tuple[NotNegative, ...]
     mean_stay_s: tuple[Positive, ...]
 
+    @model_validator(mode="after")
+    def _two_states_or_more(self) -> Markov:
+        if len(self.mbps) < 2 or len(self.mbps) != len(self.mean_stay_s):
+            raise ValueError(f"{len(self.mbps)} rates with {len(self.mean_stay_s)} stays; two or more of both")
+        if not any(self.mbps):
+            raise ValueError("the rates of a link must not all be 0")
+        return self
+
 
 class LinkModel(_Part):
     """Each edge's way to its cloud, half of *rtt_ms* each way.

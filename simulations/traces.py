@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import zlib
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +30,9 @@ def read_trace(path: Path) -> Capacity:
     Raises `InvalidInput` for what is no such file, and `OSError` if it cannot be read.
     """
     with path.open("rb") as plain:
-        unpacked = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}.get(path.suffix)
         try:
-            raw = (unpacked(plain) if unpacked else plain).read(MAX_BYTES + 1)
-        except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raw = _unpacked(plain, path.suffix).read(MAX_BYTES + 1)
+        except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
             raise InvalidInput(f"{path} cannot be unpacked: {error}") from None
     if len(raw) > MAX_BYTES:
         raise InvalidInput(f"{path} unpacks to more than {MAX_BYTES} bytes")
@@ -47,6 +48,12 @@ def read_trace(path: Path) -> Capacity:
         return _deliveries(values[:, 0]) if widths == {1} else _throughput(values)
     except InvalidInput as error:
         raise InvalidInput(f"{path} is no trace: {error}") from None
+
+
+def _unpacked(plain: BufferedReader, suffix: str) -> BufferedIOBase:
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=plain)
+    return lzma.LZMAFile(plain) if suffix == ".xz" else plain
 
 
 def _deliveries(times_ms: NDArray[np.float64]) -> DeliveryLog:

@@ -84,3 +84,5 @@ class ServingProfile:
             )
         if min(self.request_ms, self.offload_ms, self.framing_bytes, self.reply_bytes) < 0:
             raise InvalidInput("times and sizes must be 0 or more")
+        if min(self.message_bytes) <= 0:
+            raise InvalidInput(f"message_bytes are {self.message_bytes}; every message has a size above 0")

@@ -1,0 +1,78 @@
+"""Measured times between and beyond the sizes that were measured, and profiles that do not fit together."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from branchynet.decisions.timing import ServingProfile, StageTimes
+from branchynet.errors import InvalidInput
+
+TIMES = StageTimes((1, 2, 4), ((1.0, 1.5, 2.0), (3.0, 4.0, 8.0)))
+PROFILE = ServingProfile(TIMES, TIMES, (0, 1), 1, 0.5, 1.5, (784, 4_704), 100, 60)
+
+
+@pytest.mark.parametrize(
+    ("stage", "batch", "ms"),
+    [(0, 1, 1.0), (0, 2, 1.5), (0, 3, 1.75), (0, 4, 2.0), (1, 3, 6.0), (0, 8, 3.0), (1, 5, 10.0), (1, 8, 16.0)],
+)
+def test_times_are_linear_between_and_beyond_measured_sizes(stage, batch, ms):
+    assert TIMES.stage_ms(stage, batch) == ms
+
+
+def test_one_size_promises_no_gain_from_batches():
+    assert StageTimes((1,), ((2.0,),)).stage_ms(0, 7) == 14.0
+
+
+def test_a_larger_batch_beyond_the_last_size_never_takes_less():
+    assert StageTimes((1, 2), ((2.0, 1.0),)).stage_ms(0, 9) == 1.0
+
+
+@given(st.integers(1, 40), st.floats(0.1, 10))
+def test_a_slower_device_takes_that_much_longer(batch, factor):
+    slower = TIMES.slower(factor)
+    assert slower.batches == TIMES.batches
+    for stage in range(2):
+        assert slower.stage_ms(stage, batch) == pytest.approx(factor * TIMES.stage_ms(stage, batch))
+    np.testing.assert_allclose(slower.until_ms, factor * TIMES.until_ms)
+
+
+def test_time_until_a_stage_is_for_one_sample():
+    np.testing.assert_array_equal(TIMES.until_ms, [0, 1, 4])
+    assert TIMES.stages == 2
+
+
+@pytest.mark.parametrize("batches", [(), (2, 4), (1, 1), (1, 4, 2)])
+def test_sizes_that_do_not_ascend_from_1_are_refused(batches):
+    with pytest.raises(InvalidInput, match="they must ascend from 1"):
+        StageTimes(batches, ((1.0,) * len(batches),))
+
+
+@pytest.mark.parametrize("ms", [(), ((1.0,),), ((1.0, 2.0), (1.0,)), ((1.0, -0.1),)])
+def test_times_that_are_none_are_refused(ms):
+    with pytest.raises(InvalidInput, match="a row of 2 times, 0 or more, for each stage"):
+        StageTimes((1, 2), ms)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"cloud": StageTimes((1,), ((1.0,),))}, {"exit_stages": (0, 2)}, {"exit_stages": (0,)}, {"message_bytes": (784,)}],
+)
+def test_parts_of_a_profile_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(InvalidInput, match="the edge has 2 stages; the cloud"):
+        replace(PROFILE, **wrong)
+
+
+@pytest.mark.parametrize("name", ["request_ms", "offload_ms", "framing_bytes", "reply_bytes"])
+def test_less_than_nothing_is_refused(name):
+    assert getattr(replace(PROFILE, **{name: 0}), name) == 0
+    with pytest.raises(InvalidInput, match="0 or more"):
+        replace(PROFILE, **{name: -1})
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_message_of_no_size_is_refused(size):
+    with pytest.raises(InvalidInput, match=rf"message_bytes are \(784, {size}\)"):
+        replace(PROFILE, message_bytes=(784, size))
