@@ -17,7 +17,7 @@ from orchestrator.local import LocalTopology, Topology
 from simulations.records import Records
 from simulations.scenarios import Arrivals, LinkModel, PlanModel, Scenario, Workload
 from simulations.simulator import Measured, simulate
-from simulations.workload import requests_of
+from simulations.workload import Requests, requests_of
 
 __all__ = ["Comparison", "compare", "scenarios_to_compare"]
 
@@ -142,19 +142,20 @@ async def compare(
     )
     warm_up = scenario.model_copy(update={"workload": Workload(rate_per_s=20, requests=WARM_UP)})
     async with LocalTopology.running(topology, logs) as running:
-        targets = {number: f"127.0.0.1:{edge.port}" for number, edge in enumerate(running.edges)}
-        parts = []
-        for wanted in (requests_of(warm_up, 0, len(dataset)), requests):
-            parts.append(
-                await send_requests(
-                    wanted,
-                    targets,
-                    dataset.images,
-                    dataset.labels,
-                    plan,
-                    cloud=0,
-                    deadline_ms=scenario.limits.deadline_ms,
-                    on_answer=lambda _delivery, _edge: on_answer(),
-                )
+        targets = dict(enumerate(running.targets))
+
+        async def send(wanted: Requests, on_one: Callable[[], None]) -> Records:
+            return await send_requests(
+                wanted,
+                targets,
+                dataset.images,
+                dataset.labels,
+                plan,
+                cloud=0,
+                deadline_ms=scenario.limits.deadline_ms,
+                on_answer=lambda _delivery, _edge: on_one(),
             )
-    return Comparison(scenario, parts[-1], simulate(scenario, measured))
+
+        await send(requests_of(warm_up, 0, len(dataset)), lambda: None)
+        live = await send(requests, on_answer)
+    return Comparison(scenario, live, simulate(scenario, measured))
