@@ -17,17 +17,23 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"^branchynet ([a-z]+)(.*?)(?:#.*|&)?$", README, flags=re.M)))
 
 
-async def test_the_python_example_prints_an_answer_for_each_image(split):
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    program = block.replace("127.0.0.1:8001", split.edge.target).replace("deadline_ms=500", "deadline_ms=5000")
+PROGRAMS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, flags=re.S)
+
+
+@pytest.mark.parametrize(("program", "output"), PROGRAMS, ids=[program.split()[1] for program, _ in PROGRAMS])
+async def test_the_python_programs_print_what_is_shown(split, program, output):
+    # A busy machine must not turn an answer of the cloud into a fallback.
+    program = program.replace("127.0.0.1:8001", split.edge.target).replace("deadline_ms=500", "deadline_ms=20_000")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
-    lines = out.decode().split("\n")[:-1]
-    assert len(lines) == 6
-    assert all(re.fullmatch(r"\d [01] (edge|cloud) \d+\.\d ms \d+", line) for line in lines)
+    assert out.decode() == output
+
+
+def test_all_python_programs_show_their_output():
+    assert len(PROGRAMS) == README.count("```python") == 2
 
 
 @pytest.mark.parametrize(("command", "arguments"), COMMANDS)
