@@ -128,7 +128,7 @@ def main() -> None:
         table.add_column(title, justify="left" if title == "uplink, cloud" else "right")
     for case in cases:
         table.add_row(case.name, spread(case.arrays), spread(case.events), spread(case.gains))
-    Console(width=110).print(table)
+    Console(width=118).print(table)
     if given.json:
         rounds = {case.name: {"arrays": case.arrays, "events": case.events} for case in cases}
         given.json.write_text(json.dumps({"requests": count, "requests_per_s": rounds}, indent=1) + "\n")

@@ -177,6 +177,16 @@ def test_a_deadline_counts_from_the_node_and_loses_the_time_in_the_edges_stages(
         assert records.latency_ms == pytest.approx(30 + 80 + (8 if cut == 0 else 0))
 
 
+@pytest.mark.parametrize("max_batch", [1, 2])
+def test_the_cloud_runs_only_what_lies_behind_the_cut(max_batch: int) -> None:
+    measured = plain_measured(edge_ms=4, cloud_ms=6)
+    for cut, cloud_ms in ((0, 6), (1, 3)):
+        scenario = Scenario.model_validate(
+            {"workload": {"requests": 1}, "plan": {"cut": cut}, "cloud": {"max_batch": max_batch}}
+        )
+        assert both(Scene(scenario, measured)).cloud_ms == pytest.approx(cloud_ms)
+
+
 def test_whoever_is_given_up_still_holds_the_link_and_the_cloud() -> None:
     # 10 messages a second over a link that carries 5: the wait of each is longer than that of the one before it.
     measured = plain_measured(edge_ms=1, cloud_ms=1, message_bytes=25_000)
