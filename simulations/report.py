@@ -1,0 +1,262 @@
+"""A sweep as one HTML page that needs no network: maps of the winning plans, fronts with sliders, tables.
+
+The plots are written in plotly's own terms (https://plotly.com/javascript/reference), which its script, put into the
+page, draws.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, fields
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from simulations.look import BASELINE_MARKS, cell_lines, link_words, look_of, scene_words
+from simulations.rows import BASELINES, Row, Setting, rule_name
+from simulations.winners import Sweep, Winner, accuracy_front, by_setting
+
+__all__ = ["write_report"]
+
+MAX_LABELLED_CELLS = 250
+_AXES = {
+    "slowdown": ("edge slowdown", "×"),
+    "edges": ("edges", ""),
+    "rate_per_s": ("requests per edge", "/s"),
+    "max_batch": ("cloud's largest batch", ""),
+    "rtt_ms": ("round trip", " ms"),
+    "uplink_mbps": ("uplink", " Mbit/s"),
+}
+_FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#222"}
+
+
+def write_report(sweep: Sweep, path: Path, title: str, story: Sequence[str]) -> None:
+    """Write the page to *path*; *story*: what was simulated, a paragraph each. Needs plotly."""
+    from plotly.offline import get_plotlyjs
+
+    holdings = sweep.holdings()
+    groups = by_setting(sweep.rows)
+    maps = [
+        _map(f"{scene_words(settings[0])}; {holding}", [found[setting] for setting in settings], sweep.stages)
+        for settings in _scenes(groups)
+        for holding, found in holdings.items()
+    ]
+    data = {
+        "maps": maps,
+        "axes": _axes(groups),
+        "layout": _fronts_layout(sweep.rows),
+        "fronts": [_front_traces(rows, sweep) for rows in groups.values()],
+    }
+    page = Template(resources.files("simulations").joinpath("report.html").read_text(encoding="utf-8")).substitute(
+        title=html.escape(title),
+        story="\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in story),
+        max_drop=f"{100 * sweep.max_drop:.3g} points",
+        maps="\n".join(
+            f'<div class="wide"><div class="plot" id="map-{number}" style="height:{map_["layout"]["height"]}px">'
+            "</div></div>"
+            for number, map_ in enumerate(maps)
+        ),
+        table=_table(groups, holdings),
+        profile=_profile(sweep),
+        # A script ends at the first `</script`, also within a string.
+        data=json.dumps(data, ensure_ascii=False).replace("</", "<\\/"),
+        plotly=get_plotlyjs(),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def _scenes(settings: Iterable[Setting]) -> list[list[Setting]]:
+    return [list(group) for _, group in itertools.groupby(settings, key=lambda setting: setting.scene)]
+
+
+def _axes(settings: Iterable[Setting]) -> list[dict[str, Any]]:
+    """Names, units and values of what settings are made of, in the order in which settings are sorted."""
+    columns = zip(*map(astuple, settings), strict=True)
+    return [
+        {"name": _AXES[field.name][0], "unit": _AXES[field.name][1], "values": [_short(v) for v in sorted(set(column))]}
+        for field, column in zip(fields(Setting), columns, strict=True)
+    ]
+
+
+def _map(title: str, cells: list[Winner], stages: int) -> dict[str, Any]:
+    uplinks = sorted({cell.best.setting.uplink_mbps for cell in cells})
+    rtts = sorted({cell.best.setting.rtt_ms for cell in cells})
+    looks = {look.kind: look for look in sorted((look_of(cell.best, stages) for cell in cells), key=lambda x: x.kind)}
+    kinds = list(looks)
+    at = {(cell.best.setting.rtt_ms, cell.best.setting.uplink_mbps): cell for cell in cells}
+    grid = [[at[rtt_ms, uplink_mbps] for uplink_mbps in uplinks] for rtt_ms in rtts]
+    heat = {
+        "type": "heatmap",
+        "x": [_short(value) for value in uplinks],
+        "y": [_short(value) for value in rtts],
+        "z": [[kinds.index(look_of(cell.best, stages).kind) for cell in line] for line in grid],
+        "text": [["<br>".join(cell_lines(cell)) for cell in line] for line in grid],
+        "hovertext": [[f"{_hover(cell.best)}<br>{_against(cell)}" for cell in line] for line in grid],
+        "hoverinfo": "text",
+        "zmin": -0.5,
+        "zmax": len(kinds) - 0.5,
+        "colorscale": _steps([look.colour for look in looks.values()]),
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+    }
+    if len(cells) <= MAX_LABELLED_CELLS:
+        heat["texttemplate"] = "%{text}"
+    # A heat map of kinds has no legend of its own; marks outside the picture make one.
+    legend = [
+        {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "name": look.kind,
+         "marker": {"symbol": "square", "size": 12, "color": look.colour}}
+        for look in looks.values()
+    ]  # fmt: skip
+    layout = {
+        "title": {"text": title, "font": {"size": 15}, "x": 0.01},
+        "font": _FONT,
+        "height": 150 + 58 * len(rtts),
+        "margin": {"l": 70, "r": 20, "t": 40, "b": 90},
+        "xaxis": {"type": "category", "title": {"text": "uplink, Mbit/s"}, "showgrid": False},
+        "yaxis": {"type": "category", "title": {"text": "round trip, ms"}, "showgrid": False},
+        "legend": {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "itemclick": False,
+                   "itemdoubleclick": False},
+        "showlegend": True,
+    }  # fmt: skip
+    return {"data": [heat, *legend], "layout": layout}
+
+
+def _steps(colours: list[str]) -> list[list[float | str]]:
+    """A colour scale of even steps."""
+    count = len(colours)
+    return [[edge / count, colour] for number, colour in enumerate(colours) for edge in (number, number + 1)]
+
+
+def _front_traces(rows: list[Row], sweep: Sweep) -> list[dict[str, Any]]:
+    """Left panel: latency; right panel: bytes. As many traces at every setting, so that a slider keeps their order."""
+    traces: list[dict[str, Any]] = []
+    for cost, axes in (("mean_ms", ("x", "y")), ("uplink_bytes", ("x2", "y2"))):
+        fitting = [row for row in rows if row.plan.cut <= sweep.profile.held]
+        for group, dash in ((rows, "solid"), (fitting, "dot")):
+            front = accuracy_front(group, cost)
+            traces.append({**_marks(front, cost, axes), "mode": "lines", "hoverinfo": "skip", "showlegend": False,
+                           "line": {"color": "#888", "width": 1.2, "dash": dash}})  # fmt: skip
+        looks = {look.kind: look for look in sorted((look_of(r, sweep.stages) for r in rows), key=lambda x: x.kind)}
+        for kind, look in looks.items():
+            own = [row for row in rows if not row.name and look_of(row, sweep.stages).kind == kind]
+            marker = {"symbol": look.symbol, "size": 11, "color": look.colour, "line": {"color": "#444", "width": 0.7}}
+            if own:
+                traces.append({**_marks(own, cost, axes), "name": kind, "marker": marker})
+        for row in rows:
+            if row.name:
+                symbol = BASELINE_MARKS[row.name][0]
+                marker = {"symbol": symbol, "size": 13, "color": "#000", "line": {"color": "#000", "width": 2}}
+                traces.append({**_marks([row], cost, axes), "name": row.name, "marker": marker})
+    return traces
+
+
+def _marks(rows: list[Row], cost: str, axes: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [round(getattr(row, cost), 3) for row in rows],
+        "y": [round(100 * row.accuracy, 3) for row in rows],
+        "xaxis": axes[0],
+        "yaxis": axes[1],
+        "text": [_hover(row) for row in rows],
+        "hoverinfo": "text",
+        "showlegend": axes[0] == "x",
+    }
+
+
+def _fronts_layout(rows: Sequence[Row]) -> dict[str, Any]:
+    """The same axes at every setting, so that moving a slider shows what changes."""
+    low, high = 100 * min(row.accuracy for row in rows), 100 * max(row.accuracy for row in rows)
+    room = max(0.06 * (high - low), 0.1)
+    fast, slow = (math.log10(end(row.mean_ms for row in rows)) for end in (min, max))
+    most = max(row.uplink_bytes for row in rows)
+    accuracy = {"range": [low - room, high + room], "gridcolor": "#eee", "zeroline": False}
+    return {
+        "font": _FONT,
+        "margin": {"l": 60, "r": 20, "t": 20, "b": 110},
+        "plot_bgcolor": "#fff",
+        "hoverlabel": {"align": "left", "bgcolor": "#fff"},
+        "xaxis": {"type": "log", "range": [fast - 0.1, slow + 0.1], "domain": [0, 0.47], "gridcolor": "#eee",
+                  "dtick": "D2", "title": {"text": "mean latency, ms"}},
+        "xaxis2": {"range": [-0.04 * most - 1, 1.05 * most + 1], "domain": [0.54, 1], "gridcolor": "#eee",
+                   "zeroline": False, "title": {"text": "uplink bytes a request"}},
+        "yaxis": {**accuracy, "title": {"text": "accuracy, %"}},
+        "yaxis2": {**accuracy, "anchor": "x2"},
+        "legend": {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"},
+    }  # fmt: skip
+
+
+def _hover(row: Row) -> str:
+    """Everything about a row."""
+    lines = [
+        f"<b>{html.escape(row.name)}</b>" if row.name else "",
+        f"cut {row.plan.cut}" + (", never offloads" if row.plan.local_only else ""),
+        html.escape(rule_name(row.plan)),
+        f"accuracy {100 * row.accuracy:.2f} % (selection half {100 * row.selection_accuracy:.2f} %)",
+        f"latency: mean {row.mean_ms:.1f}, p50 {row.p50_ms:.1f}, p95 {row.p95_ms:.1f}, p99 {row.p99_ms:.1f} ms",
+        f"{row.uplink_bytes:.0f} bytes up a request",
+        f"answered: edge {100 * row.edge_share:.1f} %, cloud {100 * row.cloud_share:.1f} %, "
+        f"fallback {100 * row.fallback_share:.1f} %",
+        f"in time {100 * row.in_time:.1f} %; link: {link_words(row.setting)}",
+    ]
+    return "<br>".join(line for line in lines if line)
+
+
+def _against(winner: Winner) -> str:
+    return f"{winner.gain:.3g} times faster than {winner.baseline.name} ({winner.baseline.mean_ms:.1f} ms)"
+
+
+def _table(groups: dict[Setting, list[Row]], holdings: dict[str, dict[Setting, Winner]]) -> str:
+    scenes = len(_scenes(groups)) > 1
+    heads = [*(["load"] if scenes else []), "uplink<br>Mbit/s", "round trip<br>ms", "plan", "mean<br>ms", "p95<br>ms",
+             "accuracy<br>%", "bytes up", "times<br>faster"]  # fmt: skip
+    words = {"load", "plan"}
+    lines = ["".join(f"<th{' class=word' if head in words else ''}>{head}</th>" for head in heads)]
+    for setting, rows in groups.items():
+        baselines = [row for name in BASELINES for row in rows if row.name == name]
+        shown = [(row.name, row, "", "") for row in baselines] + [
+            (
+                f"{holding}: {found[setting].best.label}",
+                found[setting].best,
+                f"{found[setting].gain:.3g}",
+                " class=best",
+            )
+            for holding, found in holdings.items()
+        ]
+        for name, row, gain, style in shown:
+            cells = [f"<td>{_short(setting.uplink_mbps)}</td><td>{_short(setting.rtt_ms)}</td>"]
+            if scenes:
+                cells.insert(0, f"<td class=word>{html.escape(scene_words(setting))}</td>")
+            cells.append(f"<td class=word>{html.escape(name)}</td>")
+            values = (f"{row.mean_ms:.1f}", f"{row.p95_ms:.1f}", f"{100 * row.accuracy:.2f}", f"{row.uplink_bytes:.0f}")
+            cells += [f"<td>{value}</td>" for value in (*values, gain)]
+            lines.append(f"<tr{style}>{''.join(cells)}</tr>")
+    return f"<table><thead><tr>{lines[0]}</tr></thead><tbody>{''.join(lines[1:])}</tbody></table>"
+
+
+def _profile(sweep: Sweep) -> str:
+    profile = sweep.profile
+    sizes = [*profile.message_bytes[1:], None]
+    rows = [
+        f"<tr><td>{stage}</td><td>{'exit' if stage in profile.exit_stages else ''}</td>"
+        f"<td>{edge[0]:.3f}</td><td>{cloud[0]:.3f}</td><td>{'–' if size is None else f'{size:,}'}</td></tr>"
+        for stage, (edge, cloud, size) in enumerate(zip(profile.edge.ms, profile.cloud.ms, sizes, strict=True))
+    ]
+    rest = (
+        f"A raw input takes {profile.message_bytes[0]:,} bytes, framing {profile.framing_bytes}, a reply "
+        f"takes {profile.reply_bytes}. Beside its stages a request takes {profile.request_ms:.2f} ms at the edge, "
+        f"an offload {profile.offload_ms:.2f} ms. Edges held {profile.held} of {sweep.stages} stages."
+    )
+    head = "<tr><th>stage</th><th></th><th>edge, ms</th><th>cloud, ms</th><th>bytes of a cut behind it</th></tr>"
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table><p class=note>{rest}</p>"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
