@@ -1,15 +1,19 @@
-"""A sweep's points spread over the processes of Ray, or done here one after the other."""
+"""A sweep's points spread over the processes of Ray, or done here one after the other; and a sweep's files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from orchestrator.ray_session import ray_session
-from simulations.rows import Row
+from simulations.pictures import draw_fronts, draw_winners
+from simulations.report import write_report
+from simulations.rows import Row, write_rows
 from simulations.sweep import Halves, Point, run_points
+from simulations.winners import Sweep
 
-__all__ = ["run_sweep"]
+__all__ = ["run_sweep", "write_sweep"]
 
 # Small enough for a progress bar that moves and for workers that end together, large enough to be worth sending.
 CHUNKS_PER_CPU = 16
@@ -35,6 +39,16 @@ def run_sweep(
         rows[first] = part
         on_rows(len(part))
     return [row for first in sorted(rows) for row in rows[first]]
+
+
+def write_sweep(sweep: Sweep, out: Path, dataset: str) -> list[Path]:
+    """Write the rows, the report and the pictures to the folder *out*; their paths. *dataset* is for the titles."""
+    title = f"{sweep.base.artifact} on {dataset}"
+    write_rows(out / "results.parquet", sweep.rows)
+    write_report(sweep, out / "report.html", title)
+    draw_winners(sweep, out / "winners.png", title)
+    draw_fronts(sweep, out / "fronts.png", title)
+    return [out / name for name in ("report.html", "results.parquet", "winners.png", "fronts.png")]
 
 
 def _here(points: Sequence[Point], halves: Halves) -> Iterator[tuple[int, list[Row]]]:

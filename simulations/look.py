@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from simulations.rows import BASELINES, Row, Setting
 from simulations.winners import Winner
 
-__all__ = ["BASELINE_MARKS", "Look", "cell_lines", "link_words", "look_of", "scene_words"]
+__all__ = ["BASELINE_MARKS", "Look", "cell_lines", "link_words", "look_of", "scene_words", "spread"]
 
 # Okabe and Ito's colours, which readers with any colour vision tell apart; all are light enough for black letters.
 _SKY, _GREEN, _GREY = "#56b4e9", "#2fb58d", "#bbbbbb"
@@ -63,3 +65,9 @@ def scene_words(setting: Setting) -> str:
     if setting.max_batch != 1:
         words.append(f"the cloud takes up to {setting.max_batch} at once")
     return ", ".join(words)
+
+
+def spread(values: list[float], most: int) -> list[float]:
+    """Up to *most* of *values*, evenly, the first and the last among them."""
+    chosen = sorted({round(position) for position in np.linspace(0, len(values) - 1, most)})
+    return [values[position] for position in chosen]

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from simulations.look import BASELINE_MARKS, Look, cell_lines, link_words, look_of, scene_words
+from simulations.look import BASELINE_MARKS, Look, cell_lines, link_words, look_of, scene_words, spread
 from simulations.rows import Row, Setting
-from simulations.winners import Sweep, Winner, accuracy_front, by_setting
+from simulations.winners import Sweep, Winner, accuracy_front, by_setting, scenes
 
 __all__ = ["draw_fronts", "draw_winners"]
 
@@ -24,7 +22,7 @@ def draw_winners(sweep: Sweep, path: Path, title: str) -> None:
     """Write a heat map of the winning plan over uplink and round trip, for each scene and each holding."""
     maps = [
         (f"{scene_words(settings[0])}; {holding}", {setting: found[setting] for setting in settings})
-        for settings in _scenes(sweep)
+        for settings in scenes(sweep.rows)[:MAX_SCENES]
         for holding, found in sweep.holdings().items()
     ]
     across = max(len({setting.uplink_mbps for setting in cells}) for _, cells in maps)
@@ -41,9 +39,9 @@ def draw_winners(sweep: Sweep, path: Path, title: str) -> None:
 
 def draw_fronts(sweep: Sweep, path: Path, title: str) -> None:
     """Write accuracy over mean latency at up to 16 links, with marks as large as the bytes are many."""
-    scene = _scenes(sweep)[0]
-    rtts = _spread(sorted({setting.rtt_ms for setting in scene}), MAX_PANELS_UP)
-    uplinks = _spread(sorted({setting.uplink_mbps for setting in scene}), MAX_PANELS_ACROSS)
+    scene = scenes(sweep.rows)[0]
+    rtts = spread(sorted({setting.rtt_ms for setting in scene}), MAX_PANELS_UP)
+    uplinks = spread(sorted({setting.uplink_mbps for setting in scene}), MAX_PANELS_ACROSS)
     groups = {(setting.rtt_ms, setting.uplink_mbps): (setting, rows) for setting, rows in by_setting(sweep.rows).items()
               if setting in set(scene)}  # fmt: skip
     figure = _figure(max(3.1 * len(uplinks), 7.5), 2.4 * len(rtts) + 1.3)
@@ -115,18 +113,6 @@ def _draw_front(axes: Any, rows: Sequence[Row], sweep: Sweep, most_bytes: float)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return looks
-
-
-def _scenes(sweep: Sweep) -> list[list[Setting]]:
-    """The settings of up to four scenes."""
-    settings = sorted(by_setting(sweep.rows))
-    return [list(group) for _, group in itertools.groupby(settings, key=lambda setting: setting.scene)][:MAX_SCENES]
-
-
-def _spread(values: list[float], most: int) -> list[float]:
-    """Up to *most* of *values*, the first and the last among them."""
-    chosen = sorted({round(position) for position in np.linspace(0, len(values) - 1, most)})
-    return [values[position] for position in chosen]
 
 
 def _legend(figure: Any, looks: Any, *, baselines: bool) -> None:

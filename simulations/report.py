@@ -7,7 +7,6 @@ page, draws.
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 from simulations.look import BASELINE_MARKS, cell_lines, link_words, look_of, scene_words
 from simulations.rows import BASELINES, Row, Setting, rule_name
-from simulations.winners import Sweep, Winner, accuracy_front, by_setting
+from simulations.winners import Sweep, Winner, accuracy_front, by_setting, scenes
 
 __all__ = ["write_report"]
 
@@ -35,15 +34,15 @@ _AXES = {
 _FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#222"}
 
 
-def write_report(sweep: Sweep, path: Path, title: str, story: Sequence[str]) -> None:
-    """Write the page to *path*; *story*: what was simulated, a paragraph each. Needs plotly."""
+def write_report(sweep: Sweep, path: Path, title: str) -> None:
+    """Write the page to *path*. Needs plotly."""
     from plotly.offline import get_plotlyjs
 
     holdings = sweep.holdings()
     groups = by_setting(sweep.rows)
     maps = [
         _map(f"{scene_words(settings[0])}; {holding}", [found[setting] for setting in settings], sweep.stages)
-        for settings in _scenes(groups)
+        for settings in scenes(sweep.rows)
         for holding, found in holdings.items()
     ]
     data = {
@@ -54,14 +53,14 @@ def write_report(sweep: Sweep, path: Path, title: str, story: Sequence[str]) -> 
     }
     page = Template(resources.files("simulations").joinpath("report.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
-        story="\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in story),
+        story="\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in _story(sweep)),
         max_drop=f"{100 * sweep.max_drop:.3g} points",
         maps="\n".join(
             f'<div class="wide"><div class="plot" id="map-{number}" style="height:{map_["layout"]["height"]}px">'
             "</div></div>"
             for number, map_ in enumerate(maps)
         ),
-        table=_table(groups, holdings),
+        table=_table(sweep, groups, holdings),
         profile=_profile(sweep),
         # A script ends at the first `</script`, also within a string.
         data=json.dumps(data, ensure_ascii=False).replace("</", "<\\/"),
@@ -71,8 +70,21 @@ def write_report(sweep: Sweep, path: Path, title: str, story: Sequence[str]) -> 
     path.write_text(page, encoding="utf-8")
 
 
-def _scenes(settings: Iterable[Setting]) -> list[list[Setting]]:
-    return [list(group) for _, group in itertools.groupby(settings, key=lambda setting: setting.scene)]
+def _story(sweep: Sweep) -> list[str]:
+    """What was simulated, a paragraph each."""
+    base = sweep.base
+    settings = len(by_setting(sweep.rows))
+    selection, reported = sweep.samples
+    load, limits, cloud = base.workload, base.limits, base.cloud
+    return [
+        f"{len(sweep.rows):,} simulations: {len(sweep.rows) // settings} plans at each of {settings} links and loads. "
+        f"In each, every edge is asked {load.requests:,} times ({load.arrivals.value} arrivals, seed {base.seed}) with "
+        f"a deadline of {limits.deadline_ms:g} ms, at most {limits.offload_timeout_ms:g} ms for an offload, "
+        f"{base.link.downlink_mbps:g} Mbit/s down, clouds: {base.clouds}, workers in each: {cloud.workers}.",
+        f"Outcomes are real: what the network's exits said about {selection + reported:,} test images. Plans were "
+        f"chosen on {selection:,} of them; requests were simulated with the other {reported:,}, and all figures are "
+        f"theirs unless they say otherwise.",
+    ]
 
 
 def _axes(settings: Iterable[Setting]) -> list[dict[str, Any]]:
@@ -103,6 +115,7 @@ def _map(title: str, cells: list[Winner], stages: int) -> dict[str, Any]:
         "zmax": len(kinds) - 0.5,
         "colorscale": _steps([look.colour for look in looks.values()]),
         "showscale": False,
+        "textfont": {"color": "#000"},
         "xgap": 2,
         "ygap": 2,
     }
@@ -213,32 +226,33 @@ def _against(winner: Winner) -> str:
     return f"{winner.gain:.3g} times faster than {winner.baseline.name} ({winner.baseline.mean_ms:.1f} ms)"
 
 
-def _table(groups: dict[Setting, list[Row]], holdings: dict[str, dict[Setting, Winner]]) -> str:
-    scenes = len(_scenes(groups)) > 1
-    heads = [*(["load"] if scenes else []), "uplink<br>Mbit/s", "round trip<br>ms", "plan", "mean<br>ms", "p95<br>ms",
-             "accuracy<br>%", "bytes up", "times<br>faster"]  # fmt: skip
-    words = {"load", "plan"}
-    lines = ["".join(f"<th{' class=word' if head in words else ''}>{head}</th>" for head in heads)]
-    for setting, rows in groups.items():
-        baselines = [row for name in BASELINES for row in rows if row.name == name]
-        shown = [(row.name, row, "", "") for row in baselines] + [
-            (
-                f"{holding}: {found[setting].best.label}",
-                found[setting].best,
-                f"{found[setting].gain:.3g}",
-                " class=best",
-            )
-            for holding, found in holdings.items()
-        ]
-        for name, row, gain, style in shown:
-            cells = [f"<td>{_short(setting.uplink_mbps)}</td><td>{_short(setting.rtt_ms)}</td>"]
-            if scenes:
-                cells.insert(0, f"<td class=word>{html.escape(scene_words(setting))}</td>")
-            cells.append(f"<td class=word>{html.escape(name)}</td>")
-            values = (f"{row.mean_ms:.1f}", f"{row.p95_ms:.1f}", f"{100 * row.accuracy:.2f}", f"{row.uplink_bytes:.0f}")
-            cells += [f"<td>{value}</td>" for value in (*values, gain)]
-            lines.append(f"<tr{style}>{''.join(cells)}</tr>")
-    return f"<table><thead><tr>{lines[0]}</tr></thead><tbody>{''.join(lines[1:])}</tbody></table>"
+def _table(sweep: Sweep, groups: dict[Setting, list[Row]], holdings: dict[str, dict[Setting, Winner]]) -> str:
+    heads = ("uplink<br>Mbit/s", "round trip<br>ms", "", "plan", "mean<br>ms", "p95<br>ms", "accuracy<br>%",
+             "bytes up", "times<br>faster")  # fmt: skip
+    lines = []
+    for settings in scenes(sweep.rows):
+        lines.append(f'<tr><th class="word" colspan="{len(heads)}">{html.escape(scene_words(settings[0]))}</th></tr>')
+        for setting in settings:
+            named = {row.name: row for row in groups[setting] if row.name}
+            found = {holding: winners[setting] for holding, winners in holdings.items()}
+            lines += [_line(setting if name == BASELINES[0] else None, name, "", named[name]) for name in BASELINES]
+            lines += [
+                _line(None, holding, winner.best.label, winner.best, f"{winner.gain:.3g}")
+                for holding, winner in found.items()
+            ]
+    head = "".join(f"<th>{head}</th>" for head in heads)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _line(setting: Setting | None, name: str, plan: str, row: Row, gain: str = "") -> str:
+    """A line of the table; the first one of each link names it."""
+    link = (_short(setting.uplink_mbps), _short(setting.rtt_ms)) if setting else ("", "")
+    values = (f"{row.mean_ms:.1f}", f"{row.p95_ms:.1f}", f"{100 * row.accuracy:.2f}", f"{row.uplink_bytes:.0f}", gain)
+    cells = [f"<td>{value}</td>" for value in link]
+    cells += [f'<td class="word">{html.escape(words)}</td>' for words in (name, plan)]
+    cells += [f"<td>{value}</td>" for value in values]
+    style = ' class="best"' if plan else ' class="link"' if setting else ""
+    return f"<tr{style}>{''.join(cells)}</tr>"
 
 
 def _profile(sweep: Sweep) -> str:

@@ -23,7 +23,7 @@ from simulations.rows import BASELINES, Row, Setting, row_of
 from simulations.scenarios import PlanModel, Scenario
 from simulations.simulator import Measured, simulate
 
-__all__ = ["Halves", "Point", "baseline_plans", "points_of", "run_points", "screened_rules"]
+__all__ = ["Halves", "Point", "baseline_plans", "compare", "points_of", "run_points", "screened_rules", "with_plan"]
 
 MAX_POINTS = 100_000
 FRONT_RULES = 8
@@ -84,6 +84,30 @@ def points_of(axes: dict[str, Axis], base: Scenario, halves: Halves) -> list[Poi
         for setting in settings
         for name, plan in plans
     ]
+
+
+def compare(scenario: Scenario, measured: Measured) -> dict[str, Records]:
+    """What becomes of *scenario* with its own plan, which comes first, and with each of the baselines instead.
+
+    Raises `InvalidInput` for a plan the network does not have.
+    """
+    own = measured.own_plan
+    baselines = baseline_plans(own)
+    plan = scenario.plan.plan(own.cut, own.rule)
+    name = next((name for name, baseline in baselines.items() if baseline == plan), "the scenario's plan")
+    results = {name: simulate(scenario, measured)}
+    for other, baseline in baselines.items():
+        if other != name:
+            results[other] = simulate(with_plan(scenario, baseline), measured)
+    return results
+
+
+def with_plan(scenario: Scenario, plan: Plan) -> Scenario:
+    """*scenario* with *plan* instead of its own."""
+    written = PlanModel(
+        cut=plan.cut, criterion=plan.rule.criterion, thresholds=plan.rule.thresholds, local_only=plan.local_only
+    )
+    return scenario.model_copy(update={"plan": written})
 
 
 def run_points(points: Iterable[Point], halves: Halves) -> list[Row]:
@@ -166,21 +190,16 @@ def _scenario(base: Scenario, setting: Setting, plan: Plan, *, keep_link: bool) 
         link = link.model_copy(update={"uplink": setting.uplink_mbps})
     if base.clouds > setting.edges:
         raise InvalidInput(f"edges is {setting.edges}, for {base.clouds} clouds; at most one for each edge")
-    return base.model_copy(
+    there = base.model_copy(
         update={
             "edges": setting.edges,
             "workload": base.workload.model_copy(update={"rate_per_s": setting.rate_per_s}),
             "link": link,
-            "plan": PlanModel(
-                cut=plan.cut,
-                criterion=plan.rule.criterion,
-                thresholds=plan.rule.thresholds,
-                local_only=plan.local_only,
-            ),
             "edge": base.edge.model_copy(update={"slowdown": setting.slowdown}),
             "cloud": base.cloud.model_copy(update={"max_batch": setting.max_batch}),
         }
     )
+    return with_plan(there, plan)
 
 
 def _failed_offloads(records: Records) -> float:

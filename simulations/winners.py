@@ -11,7 +11,7 @@ from branchynet.decisions.timing import ServingProfile
 from simulations.rows import Row, Setting
 from simulations.scenarios import Scenario
 
-__all__ = ["Sweep", "Winner", "accuracy_front", "by_setting", "winners"]
+__all__ = ["Sweep", "Winner", "accuracy_front", "by_setting", "scenes", "winners"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,11 @@ def by_setting(rows: Sequence[Row]) -> dict[Setting, list[Row]]:
     """The rows of each setting, in ascending order of the settings and the given order of the rows."""
     ordered = sorted(rows, key=lambda row: row.setting)
     return {setting: list(group) for setting, group in itertools.groupby(ordered, key=lambda row: row.setting)}
+
+
+def scenes(rows: Sequence[Row]) -> list[list[Setting]]:
+    """The settings of *rows*, those that differ in the link only together."""
+    return [list(group) for _, group in itertools.groupby(by_setting(rows), key=lambda setting: setting.scene)]
 
 
 def winners(rows: Sequence[Row], max_drop: float) -> dict[Setting, Winner]:
