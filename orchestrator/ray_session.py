@@ -33,13 +33,19 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 
     The value is the number of CPUs there are for workers; *cpus* sets it for a Ray started here (default: those this
     process may use). When the block ends, however it ends, the connection is closed and what was started is stopped.
-    Nothing else may be connected in this process meanwhile.
+    Nothing else may be connected in this process meanwhile. A Ray started here listens on the loopback address only.
 
     Raises `SettingsError` if Ray is not installed, `Unavailable` if *address* does not answer.
     """
     need("ray")
-    # Read once, when Ray is imported.
+    if address is not None:
+        _probe(address)
+    # Both are read once, when Ray is imported.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address is None:
+        # Otherwise a Ray on Linux listens on every network this machine is on, and whoever reaches it can run code. As
+        # on the systems in its name, it then keeps to the loopback address, whatever `_node_ip_address` says.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
     with contextlib.ExitStack() as stack:
@@ -59,12 +65,10 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
                 num_cpus=cpus or len(os.sched_getaffinity(0)),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
-                _node_ip_address="127.0.0.1",
                 _temp_dir=str(folder),
                 **quiet,
             )
         else:
-            _probe(address)
             stack.callback(ray.shutdown)
             try:
                 ray.init(address, **quiet)
