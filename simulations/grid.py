@@ -100,7 +100,8 @@ def _range(part: str, text: str) -> list[float]:
     if spacing[1] == "log" and low <= 0:
         raise InvalidInput(f"{text!r}: {part!r} grows by a factor, so it must start above 0")
     spaced = np.geomspace(low, high, count) if spacing[1] == "log" else np.linspace(low, high, count)
-    return [float(value) for value in spaced]
+    # Without the last digits, in which a 5 between 0.25 and 100 would not be one.
+    return [float(f"{value:.12g}") for value in spaced]
 
 
 def _number(part: str, text: str) -> float:

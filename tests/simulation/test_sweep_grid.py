@@ -73,6 +73,11 @@ def test_refusals_name_the_text(text: str, named: str) -> None:
     assert named in str(caught.value)
 
 
+def test_a_round_value_in_a_range_is_round() -> None:
+    assert parse_axis("uplink=0.25:100:log3").values == (0.25, 5, 100)
+    assert parse_axis("uplink=0.1:0.3:lin3").values == (0.1, 0.2, 0.3)
+
+
 def test_an_axis_comes_once() -> None:
     assert parse_axes(["rtt=5", "cut=*"]) == {"rtt": Axis("rtt", (5.0,)), "cut": Axis("cut", None)}
     with pytest.raises(InvalidInput, match="'rtt=6': rtt is given twice"):
