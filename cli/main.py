@@ -8,7 +8,7 @@ import typer
 
 import branchynet
 from branchynet.errors import BranchyNetError
-from cli import calibrate, classify, demo, evaluate, nodes, train
+from cli import calibrate, classify, demo, evaluate, nodes, simulate, train
 
 __all__ = ["app", "main"]
 
@@ -39,6 +39,7 @@ nodes.register(app)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("train")(train.train)
+app.command("simulate")(simulate.simulate)
 
 
 def main() -> None:

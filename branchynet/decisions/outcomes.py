@@ -44,6 +44,10 @@ class OutcomeTable:
                 f"logits {self.logits.shape} do not fit labels {self.labels.shape} and costs {self.costs.shape}"
             )
 
+    def take(self, rows: NDArray[np.int64]) -> OutcomeTable:
+        """The table of the samples *rows*, int64 [K], in that order."""
+        return OutcomeTable(self.logits[:, rows], self.labels[rows], self.costs)
+
     @property
     def exits(self) -> int:
         """Number of exits, the last one included."""

@@ -1,0 +1,138 @@
+"""A sweep spread over processes gives what it gives in one, also when a process dies, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from sweep_examples import BASE, measured
+
+from branchynet.errors import InvalidInput, SettingsError, Unavailable
+from orchestrator.ray_session import ray_session
+from orchestrator.sweeping import run_sweep
+from simulations import extra
+from simulations.grid import parse_axes
+from simulations.sweep import Halves, Point, points_of
+
+HALVES = Halves.of(measured())
+
+
+def sweep_points() -> list[Point]:
+    return points_of(parse_axes(["uplink=0.5,5", "rtt=5,50", "cut=*", "threshold=0.1,1"]), BASE, HALVES)
+
+
+def ray_processes() -> list[psutil.Process]:
+    return [process for process in psutil.Process().children(recursive=True) if "ray" in " ".join(process.cmdline())]
+
+
+def folders_of(pid: int) -> list[Path]:
+    """Folders of Rays that the process *pid* started; others on this machine may have theirs."""
+    return [session.parent for session in Path("/tmp").glob(f"ray-*/session_*_{pid}")]
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers unpickle these tests' measured network, whose module is next to this file."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.mark.usefixtures("importable")
+def test_with_and_without_ray_the_rows_are_the_same_even_if_a_worker_dies() -> None:
+    points = sweep_points()
+    counts: list[int] = []
+
+    def on_rows(count: int) -> None:
+        if not counts:
+            victim = next(process for process in ray_processes() if process.cmdline()[0] == "ray::run_points")
+            victim.kill()
+        counts.append(count)
+
+    spread = run_sweep(points, HALVES, on_rows=on_rows)
+    assert spread == run_sweep(points, HALVES, ray=False)
+    assert sum(counts) == len(points)
+    assert len(counts) > 1
+    assert not folders_of(os.getpid())
+    deadline = time.monotonic() + 5
+    while ray_processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not ray_processes()
+
+
+def test_what_a_simulation_refuses_is_raised_as_it_is() -> None:
+    points = sweep_points()
+    wrong = [Point(p.setting, p.name, p.plan, p.scenario.model_copy(update={"plan": bad_plan(p)})) for p in points[:1]]
+    with pytest.raises(InvalidInput, match="cut is 9") as caught:
+        run_sweep(wrong, HALVES, ray=False)
+    with pytest.raises(InvalidInput, match="cut is 9") as over_ray:
+        run_sweep(wrong, HALVES)
+    assert str(over_ray.value) == str(caught.value)
+
+
+def bad_plan(point: Point) -> object:
+    return point.scenario.plan.model_copy(update={"cut": 9})
+
+
+def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extra, "find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match=r"ray is not installed: pip install 'branchynet\[simulations\]'"):
+        run_sweep(sweep_points(), HALVES)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there_is_said_at_once(address: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match="no Ray cluster at"), ray_session(address):
+        pass
+    assert time.monotonic() - started < 10
+
+
+@pytest.fixture
+def session() -> Iterator[subprocess.Popen[str]]:
+    """A program with Ray up, asleep."""
+    program = (
+        "import time; from orchestrator.ray_session import ray_session\n"
+        "with ray_session():\n    print('up', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        yield running
+        running.kill()
+
+
+def test_nobody_else_can_reach_it_and_it_dies_with_its_program(session: subprocess.Popen[str]) -> None:
+    program = psutil.Process(session.pid)
+    (folder,) = folders_of(program.pid)
+    family = program.children(recursive=True)
+    listening = {
+        socket.laddr.ip
+        for process in (program, *family)
+        for socket in process.net_connections()
+        if socket.status == psutil.CONN_LISTEN
+    }
+    assert listening
+    assert {ip.removeprefix("::ffff:") for ip in listening} <= {"127.0.0.1", "::1"}
+    # Ray's agents go, too, but wait for a minute to tell somebody who is dead.
+    family = [process for process in family if not process.name().startswith("ray::") or "Agent" not in process.name()]
+    session.kill()
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_ctrl_c_stops_it_in_order(session: subprocess.Popen[str]) -> None:
+    assert folders_of(session.pid)
+    family = psutil.Process(session.pid).children(recursive=True)
+    session.send_signal(signal.SIGINT)
+    assert session.wait(20) != 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    assert not folders_of(session.pid)

@@ -1,0 +1,167 @@
+"""`branchynet simulate` as it is typed: one scenario, and sweeps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from running_programs import program
+from typer.testing import CliRunner
+
+from branchynet.decisions.timing import ServingProfile, StageTimes
+from branchynet.errors import DamagedData, InvalidInput, SettingsError
+from cli.main import app
+from orchestrator.measuring import read_profile, write_profile
+from simulations import extra
+
+TIMES = StageTimes((1,), ((1.0,), (0.6,)))
+PROFILE = ServingProfile(TIMES, TIMES, (0, 1), 1, 1.0, 1.5, (885, 4_603), 59, 134)
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("profile") / "profile.json"
+    write_profile(path, PROFILE)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BRANCHYNET_DATA", raising=False)
+
+
+def invoke(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, ["simulate", *map(str, arguments)], env={"COLUMNS": "120"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def figures(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "simulate.json").read_text())
+    return found
+
+
+def test_a_sweep_as_it_is_typed(tmp_path: Path, profile: Path) -> None:
+    """Several axes after one --sweep; the shell hands the stars on as they are."""
+    out = tmp_path / "new" / "out"
+    sweep = ("--sweep", "uplink=0.25:100:log3", "rtt=5,200", "cut=*", "threshold=*")
+    more = (
+        "--no-ray",
+        "--profile",
+        str(profile),
+        "--requests",
+        "50",
+        "--out",
+        str(out),
+        "--json",
+        str(out / "copy.json"),
+    )
+    with program("cli.main", "simulate", *sweep, *more, cwd=tmp_path) as running:
+        code, printed, err = running.wait(110)
+    assert (code, err) == (0, "")
+    found = figures(out)
+    assert json.loads((out / "copy.json").read_text()) == found
+    assert found["samples"] == {"selection": 500, "reported": 500}
+    assert found["scenario"]["workload"]["requests"] == 50
+    rows = pq.read_table(out / "results.parquet").to_pylist()
+    assert rows == found["rows"]
+    assert {(row["uplink_mbps"], row["rtt_ms"]) for row in rows} == {(u, r) for u in (0.25, 5, 100) for r in (5, 200)}
+    assert {row["cut"] for row in rows} == {0, 1, 2}
+    for name in ("report.html", "results.parquet", "winners.png", "fronts.png", "simulate.json"):
+        assert (out / name).stat().st_size > 1_000
+        assert name in printed
+    assert len(found["winners"]) == 2 * 6
+    for winner in found["winners"]:
+        assert f"{winner['mean_ms']:.1f} ms" in printed
+    assert read_profile(out / "profile.json") == PROFILE
+
+
+def test_axes_may_stand_after_one_sweep_each_and_beside_a_scenario(tmp_path: Path, profile: Path) -> None:
+    scenario = tmp_path / "scene.toml"
+    scenario.write_text("edges = 2\nseed = 3\n[link]\nrtt_ms = 70\n[workload]\nrequests = 20\n")
+    invoke(scenario, "--sweep", "cut=1", "--sweep", "uplink=1,2", "threshold=0.5", "--no-ray", "--profile", profile,
+           "--out", tmp_path / "out", "--edges", 3, "--rate", 9, "--max-drop", 0.5)  # fmt: skip
+    found = figures(tmp_path / "out")
+    assert found["scenario"]["name"] == "scene"
+    assert {row["rtt_ms"] for row in found["rows"]} == {70}
+    assert {(row["edges"], row["rate_per_s"]) for row in found["rows"]} == {(3, 9)}
+    assert found["max_drop"] == 0.5
+    assert len(found["rows"]) == 2 * (3 + 1)
+
+
+def test_one_scenario(tmp_path: Path, profile: Path) -> None:
+    printed = invoke("--profile", profile, "--requests", 300, "--edges", 2, "--seed", 5, "--out", tmp_path)
+    found = figures(tmp_path)
+    assert [row["setup"] for row in found["rows"]] == ["today's plan", "edge only", "cloud only"]
+    assert found["images"] == 1_000
+    for row in found["rows"]:
+        assert row["requests"] == 600
+        assert row["setup"] in printed
+        assert f"{100 * row['accuracy']:.1f} %" in printed
+        assert f"{row['latency_ms']['mean']:.1f}" in printed
+    table = pq.read_table(tmp_path / "requests.parquet")
+    assert table.num_rows == 600
+    assert set(table["place"].to_pylist()) == {"edge", "cloud"}
+
+
+def test_the_seed_decides(tmp_path: Path, profile: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        invoke("--profile", profile, "--requests", 100, "--seed", seed, "--out", tmp_path / name)
+    assert figures(tmp_path / "a")["rows"] == figures(tmp_path / "b")["rows"]
+    assert figures(tmp_path / "a")["rows"] != figures(tmp_path / "c")["rows"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["cut=*"], "'cut=*' looks like an axis; axes follow --sweep"),
+        (["a.toml", "b.toml"], "not 2: a.toml, b.toml"),
+        (["--sweep", "speed=3"], "'speed=3' is no axis"),
+        (["--sweep", "cut=7"], "cut is 7"),
+    ],
+)
+def test_refusals(tmp_path: Path, profile: Path, arguments: list[str], named: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        invoke(*arguments, "--profile", profile, "--out", tmp_path)
+    assert named in str(caught.value)
+
+
+def test_fewer_edges_than_the_scenario_has_clouds(tmp_path: Path, profile: Path) -> None:
+    scenario = tmp_path / "scene.toml"
+    scenario.write_text("edges = 4\nclouds = 2\n")
+    with pytest.raises(InvalidInput, match="edges is 1, for 2 clouds"):
+        invoke(scenario, "--edges", 1, "--profile", profile, "--out", tmp_path)
+
+
+def test_a_profile_of_another_network_and_none_at_all(tmp_path: Path) -> None:
+    other = StageTimes((1,), ((1.0,), (0.6,), (0.6,)))
+    three = replace(PROFILE, edge=other, cloud=other, exit_stages=(0, 2), message_bytes=(1, 1, 1))
+    write_profile(tmp_path / "other.json", three)
+    with pytest.raises(InvalidInput, match="exits after"):
+        invoke("--profile", tmp_path / "other.json", "--out", tmp_path)
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(DamagedData, match=r"bad\.json"):
+        invoke("--profile", tmp_path / "bad.json", "--out", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ((), "pyarrow"),
+        (("--sweep", "cut=1"), "pyarrow, plotly, ray"),
+        (("--sweep", "cut=1", "--no-ray"), "pyarrow, plotly"),
+    ],
+)
+def test_without_the_extra_it_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], missing: str
+) -> None:
+    monkeypatch.setattr(extra, "find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match=rf"^{missing} is not installed: pip install 'branchynet\[simulations\]'"):
+        invoke(*arguments, "--out", tmp_path)
+    assert not list(tmp_path.iterdir())
