@@ -1,4 +1,4 @@
-"""`branchynet`: train, evaluate, calibrate, edge, cloud, classify, demo."""
+"""`branchynet`: train, evaluate, calibrate, edge, cloud, classify, demo, fleet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 import branchynet
 from branchynet.errors import BranchyNetError
-from cli import calibrate, classify, demo, evaluate, nodes, train
+from cli import calibrate, classify, demo, evaluate, fleet, nodes, train
 
 __all__ = ["app", "main"]
 
@@ -34,6 +34,7 @@ def _root(
 
 
 app.command("demo")(demo.demo)
+app.add_typer(fleet.app)
 app.command("classify")(classify.classify)
 nodes.register(app)
 app.command("evaluate")(evaluate.evaluate)
