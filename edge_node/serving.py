@@ -1,4 +1,4 @@
-"""An edge node with what belongs to it, opened for serving, whether in a program of its own or as one of several in a process."""
+"""An edge node and all it needs, open for serving: in a program of its own, or as one of several in a process."""
 
 from __future__ import annotations
 

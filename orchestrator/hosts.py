@@ -19,9 +19,9 @@ import torch
 from branchynet.rpc.server import running_server
 from branchynet.telemetry import configure_logging
 from cloud_node.service import CloudService
-from cloud_node.serving import cloud_service
+from cloud_node.serving import open_cloud
 from edge_node.service import EdgeService
-from edge_node.serving import edge_service
+from edge_node.serving import open_edge
 from orchestrator.sites import CloudSite, EdgeSite, HostSite
 from simulations.capacity import Capacity
 from simulations.link_proxy import LinkProxy
@@ -96,7 +96,8 @@ class NodeHost:
     async def _start_cloud(self, site: CloudSite) -> CloudSite:
         name = f"cloud-{site.number}"
         stack = self._nodes[name] = contextlib.AsyncExitStack()
-        service, limit = stack.enter_context(cloud_service(site.settings))
+        node, limit = stack.enter_context(open_cloud(site.settings))
+        service = CloudService(node)
         port = await stack.enter_async_context(running_server([service.register], site.settings, limit))
         self._services[name] = service
         return replace(site, settings=site.settings.model_copy(update={"port": port}))
@@ -107,7 +108,8 @@ class NodeHost:
         link = LinkProxy("127.0.0.1", site.cloud_port, site.link, port=site.link_port)
         await stack.enter_async_context(link)
         settings = site.settings.model_copy(update={"cloud": f"127.0.0.1:{link.port}"})
-        service, limit = await stack.enter_async_context(edge_service(settings))
+        node, limit = await stack.enter_async_context(open_edge(settings))
+        service = EdgeService(node)
         port = await stack.enter_async_context(running_server([service.register], settings, limit))
         self._services[name] = service
         self._links.append((site, link))
