@@ -110,6 +110,8 @@ async def run_fleet(
         if not work.done():
             work.cancel()
         await asyncio.wait([work])
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
     if not work.cancelled():
         work.result()
     return run.result(stopped.result() if stopped.done() else None)
