@@ -124,12 +124,13 @@ class _Run:
         self, scenario: Scenario, dataset: Dataset, edge_hosts: int, on_tick: Callable[[list[HostLoad]], None]
     ) -> None:
         plan = plan_of(scenario)
-        period_s = scenario.link.capacity(scenario.seed).period_s
-        self._sites = sites_of(scenario, plan.cut, edge_hosts)
+        capacity = scenario.link.capacity(scenario.seed)
+        requests = [requests_of(scenario, cloud, len(dataset), capacity.period_s) for cloud in range(scenario.clouds)]
+        self._sites = sites_of(scenario, plan.cut, capacity, requests, edge_hosts)
         self._targets: dict[int, str] = {}
         self._sendings = [
             Sending(
-                requests_of(scenario, cloud, len(dataset), period_s),
+                part,
                 self._targets,
                 dataset.images,
                 dataset.labels,
@@ -137,7 +138,7 @@ class _Run:
                 cloud=cloud,
                 deadline_ms=scenario.limits.deadline_ms,
             )
-            for cloud in range(scenario.clouds)
+            for cloud, part in enumerate(requests)
         ]
         self._on_tick = on_tick
         self._loads: list[HostLoad] = []

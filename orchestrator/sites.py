@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from branchynet import artifact
@@ -13,7 +14,7 @@ from edge_node.settings import EdgeSettings
 from simulations.capacity import Capacity
 from simulations.link_proxy import LinkSettings
 from simulations.scenarios import Scenario
-from simulations.workload import requests_of
+from simulations.workload import Requests
 
 __all__ = ["CloudSite", "EdgeSite", "HostSite", "plan_of", "sites_of"]
 
@@ -79,16 +80,19 @@ def plan_of(scenario: Scenario) -> Plan:
     return plan
 
 
-def sites_of(scenario: Scenario, cut: int, edge_hosts: int) -> tuple[list[HostSite], list[HostSite]]:
+def sites_of(
+    scenario: Scenario, cut: int, capacity: Capacity, requests: Sequence[Requests], edge_hosts: int
+) -> tuple[list[HostSite], list[HostSite]]:
     """A site for each cloud, and up to *edge_hosts* that share the edges; all ports are still 0.
 
-    Raises `InvalidInput` for an uplink that is none.
+    *capacity* is what each uplink can carry, and *requests*, those of each cloud, say where in its course it starts.
     """
-    link, capacity = scenario.link, scenario.link.capacity(scenario.seed)
-    offsets_s: dict[int, float] = {}
-    for cloud in range(scenario.clouds):
-        requests = requests_of(scenario, cloud, 1, capacity.period_s)
-        offsets_s.update(zip(requests.edges.tolist(), requests.offset_s.tolist(), strict=True))
+    link = scenario.link
+    offsets_s = {
+        edge: offset_s
+        for part in requests
+        for edge, offset_s in zip(part.edges.tolist(), part.offset_s.tolist(), strict=True)
+    }
     edge_settings = EdgeSettings.model_construct(
         artifact=scenario.artifact,
         port=0,

@@ -21,9 +21,9 @@ from branchynet.training.datasets import Dataset
 from orchestrator.fleet_run import HostLoad, run_fleet
 from orchestrator.ray_session import ray_session
 from orchestrator.sites import plan_of, sites_of
-from simulations.capacity import PiecewiseRate
 from simulations.records import CLOUD, FALLBACK
 from simulations.scenarios import Limits, LinkModel, Markov, PlanModel, Scenario, Workload, read_scenario
+from simulations.workload import requests_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "scenarios"
 # Each host is a process that imports torch first; several of them at once take their time on a busy machine.
@@ -205,14 +205,18 @@ def test_an_unknown_artifact_is_refused() -> None:
 def test_edges_are_shared_by_the_hosts_and_their_links_are_the_scenarios() -> None:
     varying = LinkModel(uplink=Markov(mbps=(1.0, 9.0), mean_stay_s=(1.0, 1.0)), downlink_mbps=3.0, rtt_ms=8.0)
     scenario = Scenario(edges=5, clouds=2, link=varying)
-    clouds, edges = sites_of(scenario, 1, 2)
+    capacity = varying.capacity(scenario.seed)
+    requests = [requests_of(scenario, cloud, 1_000, capacity.period_s) for cloud in range(2)]
+    clouds, edges = sites_of(scenario, 1, capacity, requests, 2)
     assert [site.names for site in clouds] == [["cloud-0"], ["cloud-1"]]
     assert [site.names for site in edges] == [["edge-0", "edge-2", "edge-4"], ["edge-1", "edge-3"]]
-    assert isinstance(edges[0].uplink, PiecewiseRate)
-    assert len({edge.offset_s for site in edges for edge in site.edges}) == 5
+    assert edges[0].uplink is edges[1].uplink is capacity
+    offsets_s = {edge.number: edge.offset_s for site in edges for edge in site.edges}
+    assert [offsets_s[edge] for edge in (0, 2, 4)] == requests[0].offset_s.tolist()
+    assert [offsets_s[edge] for edge in (1, 3)] == requests[1].offset_s.tolist()
     link = edges[0].edges[0].link
     assert (link.up.delay_ms, link.down.delay_ms, link.down.rate_mbps) == (4.0, 4.0, 3.0)
-    assert len(sites_of(scenario, 1, 50)[1]) == 5, "no host without an edge"
+    assert len(sites_of(scenario, 1, capacity, requests, 50)[1]) == 5, "no host without an edge"
 
 
 def test_the_examples_are_scenarios() -> None:
