@@ -1,4 +1,4 @@
-"""`branchynet`: train, evaluate, calibrate, edge, cloud, classify, demo."""
+"""`branchynet`: train, evaluate, calibrate, edge, cloud, classify, demo, fleet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 import branchynet
 from branchynet.errors import BranchyNetError
-from cli import calibrate, classify, demo, evaluate, nodes, simulate, train
+from cli import calibrate, classify, demo, evaluate, fleet, nodes, simulate, train
 
 __all__ = ["app", "main"]
 
@@ -34,12 +34,13 @@ def _root(
 
 
 app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
+app.add_typer(fleet.app)
 app.command("classify")(classify.classify)
 nodes.register(app)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("train")(train.train)
-app.command("simulate")(simulate.simulate)
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ __all__ = ["CloudService"]
 
 
 class CloudService(pb_grpc.CloudServicer):
-    """The service `branchynet.v1.Cloud`."""
+    """The service `branchynet.v1.Cloud`; *answered* counts its answers."""
 
     def __init__(self, node: CloudNode) -> None:
+        self.answered = 0
         self._node = node
 
     def register(self, server: grpc.aio.Server) -> str:
@@ -33,6 +34,7 @@ class CloudService(pb_grpc.CloudServicer):
             messages.array_from_tensor(request.tensor, "tensor"),
             messages.rule_from_message(request.rule) if request.HasField("rule") else None,
         )
+        self.answered += 1
         return pb.ResumeReply(
             exits=resumed.exits.tolist(),
             logits=messages.tensor_from_array(resumed.logits),

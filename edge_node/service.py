@@ -16,9 +16,10 @@ __all__ = ["EdgeService"]
 
 
 class EdgeService(pb_grpc.EdgeServicer):
-    """The service `branchynet.v1.Edge`."""
+    """The service `branchynet.v1.Edge`; *answered* counts its answers."""
 
     def __init__(self, node: EdgeNode) -> None:
+        self.answered = 0
         self._node = node
 
     def register(self, server: grpc.aio.Server) -> str:
@@ -41,6 +42,7 @@ class EdgeService(pb_grpc.EdgeServicer):
             policy=messages.policy_from_message(request.policy),
             remaining_ms=math.inf if remaining_s is None else 1e3 * remaining_s,
         )
+        self.answered += 1
         return messages.predictions_to_reply(served.model, served.content_hash, predictions)
 
     async def Describe(

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from branchynet.errors import InvalidInput
+from simulations.capacity import Capacity
 
-__all__ = ["Direction", "LinkSettings", "Propagation", "Serialiser"]
+__all__ = ["Course", "CourseSerialiser", "Direction", "LinkSettings", "Propagation", "Serialiser"]
 
 # One chunk holds the link for at most about CHUNK_S, so that a small message waits that long, and not
 # for the whole of a big one. Below 512 bytes the bookkeeping would cost more than the fairness is worth.
@@ -30,19 +31,30 @@ _UNLIMITED_WIRE_BYTES = 6 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class Course:
+    """A rate that varies: what *capacity* can carry, whose time 0 is *zero_s* on the clock of the link."""
+
+    capacity: Capacity
+    zero_s: float
+
+
+@dataclass(frozen=True)
 class Direction:
     """One way of a link.
 
-    *rate_mbps* is in Mbit/s, None for no limit. A chunk of bytes takes *delay_ms* to cross, and up to
-    *jitter_ms* less or more, evenly spread; jitter above the delay would mean arrival before departure.
-    Raises InvalidInput for a value that no link can have.
+    *rate_mbps* is in Mbit/s, None for no limit but that of *course*, a rate that varies. A chunk of bytes takes
+    *delay_ms* to cross, and up to *jitter_ms* less or more, evenly spread; jitter above the delay would mean arrival
+    before departure. Raises InvalidInput for a value that no link can have.
     """
 
     rate_mbps: float | None
     delay_ms: float = 0.0
     jitter_ms: float = 0.0
+    course: Course | None = None
 
     def __post_init__(self) -> None:
+        if self.rate_mbps is not None and self.course is not None:
+            raise InvalidInput(f"rate_mbps is {self.rate_mbps}; it must be None for a rate that varies")
         if self.rate_mbps is not None and not (math.isfinite(self.rate_mbps) and self.rate_mbps > 0):
             raise InvalidInput(f"rate_mbps is {self.rate_mbps}; it must be above 0, or None for no limit")
         if not (math.isfinite(self.delay_ms) and self.delay_ms >= 0):
@@ -53,19 +65,30 @@ class Direction:
             )
 
     @property
+    def mean_mbps(self) -> float | None:
+        """The rate, or the mean of one that varies; None for no limit."""
+        return self.rate_mbps if self.course is None else self.course.capacity.mean_mbps
+
+    @property
     def chunk_bytes(self) -> int:
         """The most bytes that may hold this direction at a stretch."""
-        if self.rate_mbps is None:
+        if self.mean_mbps is None:
             return _UNLIMITED_CHUNK_BYTES
-        return min(max(int(self.rate_mbps * 1e6 / 8 * _CHUNK_S), _MIN_CHUNK_BYTES), _MAX_CHUNK_BYTES)
+        return min(max(int(self.mean_mbps * 1e6 / 8 * _CHUNK_S), _MIN_CHUNK_BYTES), _MAX_CHUNK_BYTES)
 
     @property
     def wire_bytes(self) -> int:
         """How many bytes can be under way at once: the rate times the longest delay."""
         longest_s = (self.delay_ms + self.jitter_ms) / 1e3
-        if self.rate_mbps is None:
+        if self.mean_mbps is None:
             return min(math.ceil(_UNLIMITED_MBPS * 1e6 / 8 * longest_s), _UNLIMITED_WIRE_BYTES)
-        return math.ceil(self.rate_mbps * 1e6 / 8 * longest_s)
+        return math.ceil(self.mean_mbps * 1e6 / 8 * longest_s)
+
+    def serialiser(self, free_at_s: float) -> Serialiser | CourseSerialiser:
+        """Who puts chunks on this direction's wire, which is free from *free_at_s* on."""
+        if self.course is not None:
+            return CourseSerialiser(self.course, free_at_s)
+        return Serialiser(self.rate_mbps, free_at_s)
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,32 @@ class Serialiser:
         """When the last of *size_bytes* that are ready at *now_s* is on the wire; takes up that time."""
         self._free_at_s = max(now_s, self._free_at_s) + size_bytes * self._seconds_per_byte
         return self._free_at_s
+
+
+class CourseSerialiser:
+    """The same over a rate that varies: departures are booked in bits of the course, so they are exact."""
+
+    def __init__(self, course: Course, free_at_s: float = -math.inf) -> None:
+        self._course = course
+        self._free_at_s = free_at_s
+        self._booked_bits = self._bits_by(free_at_s)
+
+    @property
+    def free_at_s(self) -> float:
+        """When the last byte accepted so far is on the wire."""
+        return self._free_at_s
+
+    def departure_s(self, size_bytes: int, now_s: float) -> float:
+        """When the last of *size_bytes* that are ready at *now_s* is on the wire; takes up that time."""
+        self._booked_bits = max(self._bits_by(now_s), self._booked_bits) + 8.0 * size_bytes
+        if size_bytes:
+            left_s = self._course.zero_s + float(self._course.capacity.time_of_s(np.asarray(self._booked_bits)))
+            self._free_at_s = max(left_s, now_s)
+        # What has no size, the end of a stream, still leaves after the bytes before it.
+        return max(self._free_at_s, now_s)
+
+    def _bits_by(self, time_s: float) -> float:
+        return float(self._course.capacity.bits_by(np.asarray(max(time_s - self._course.zero_s, 0.0))))
 
 
 class Propagation:

@@ -15,7 +15,7 @@ import struct
 
 import numpy as np
 
-from simulations.links import Direction, Propagation, Serialiser
+from simulations.links import Direction, Propagation
 
 __all__ = ["Lane", "LinkClock", "close", "relay", "tune"]
 
@@ -81,15 +81,15 @@ class Lane:
         self.turn = asyncio.Lock()  # asyncio's lock is first come, first served
         self.forwarded_bytes = 0
         self._buffer_bytes = buffer_bytes
-        self._serialiser = Serialiser(None)
+        self._serialiser = direction.serialiser(-math.inf)
         self.reshape(direction, rng)
 
     def reshape(self, direction: Direction, rng: np.random.Generator) -> None:
         """Change rate, delay and jitter for what is booked from now on; what is under way stays so."""
         self.chunk_bytes = direction.chunk_bytes
         self.held_limit_bytes = direction.wire_bytes + self._buffer_bytes
-        self.catch_up_s = 0.0 if direction.rate_mbps is None else _CATCH_UP_S
-        self._serialiser = Serialiser(direction.rate_mbps, self._serialiser.free_at_s)
+        self.catch_up_s = 0.0 if direction.mean_mbps is None else _CATCH_UP_S
+        self._serialiser = direction.serialiser(self._serialiser.free_at_s)
         self._propagation = Propagation(direction, rng)
 
     def book(self, size_bytes: int, ready_s: float, not_before_s: float) -> tuple[float, float]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +14,15 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CLOUD", "EDGE", "FALLBACK", "LOST", "PLACES", "Records"]
+    from pyarrow.parquet import ParquetWriter
+
+__all__ = ["CLOUD", "EDGE", "FALLBACK", "LOST", "PLACES", "Records", "RecordsFile", "Tally"]
 
 # Who answered, as a small number in the column `place`.
 PLACES = ("edge", "cloud", "fallback", "lost")
 EDGE, CLOUD, FALLBACK, LOST = range(4)
+# More than any exit's number.
+EXITS = 2**15
 
 
 @dataclass(frozen=True)
@@ -58,42 +64,95 @@ class Records:
 
     def write_parquet(self, path: Path) -> None:
         """Write all rows to *path*; the column `place` holds words there."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        places = pa.DictionaryArray.from_arrays(self.place, list(PLACES))
-        columns = {name: pa.array(values) for name, values in self.columns().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({**columns, "place": places}), path, compression="zstd")
+        with RecordsFile(path) as file:
+            file.write(self)
 
     def summary(self, deadline_ms: float) -> dict[str, Any]:
         """The figures of a run; `docs/figures.md` explains the keys."""
-        answered = self.place != LOST
-        in_time = answered & (self.latency_ms <= deadline_ms)
-        latencies = self.latency_ms[answered] if answered.any() else np.array([np.nan])
+        tally = Tally(deadline_ms)
+        tally.add(self)
+        return tally.summary()
+
+
+class RecordsFile:
+    """A Parquet file of records at *path*, whose folder is made, written part by part; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, records: Records) -> None:
+        """Add *records* as rows, a row group of its own."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {name: pa.array(values) for name, values in records.columns().items()}
+        places = pa.DictionaryArray.from_arrays(records.place, list(PLACES))
+        table = pa.table({**columns, "place": places})
+        if self._writer is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+
+class Tally:
+    """The figures of a run whose records come in parts, of which it keeps counts and 8 bytes a request."""
+
+    def __init__(self, deadline_ms: float) -> None:
+        self._deadline_ms = deadline_ms
+        self._latencies_ms: list[NDArray[np.float64]] = []
+        self._counts: Counter[str] = Counter()
+        self._by_exit: Counter[int] = Counter()
+
+    def add(self, records: Records) -> None:
+        """Count *records* in."""
+        answered = records.place != LOST
+        latencies_ms = records.latency_ms[answered]
+        self._latencies_ms.append(latencies_ms)
+        self._counts.update(
+            requests=len(records),
+            sent_again=int((records.attempts > 1).sum()),
+            right=int(records.correct[answered].sum()),
+            in_time=int((latencies_ms <= self._deadline_ms).sum()),
+            uplink_bytes=int(records.uplink_bytes.sum(dtype=np.int64)),
+        )
+        # An exit's number says nothing about a fallback or a loss.
+        numbers = np.where(records.place < FALLBACK, records.exit, 0)
+        keys, counts = np.unique(records.place.astype(np.int64) * EXITS + numbers, return_counts=True)
+        self._by_exit.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
+
+    def summary(self) -> dict[str, Any]:
+        """The figures; those of no requests at all are 0, and their latencies NaN."""
+        latencies_ms = np.concatenate([*self._latencies_ms, np.zeros(0)])
+        answered, count = len(latencies_ms), self._counts["requests"]
+        if not answered:
+            latencies_ms = np.array([np.nan])
         return {
-            "requests": len(self),
-            "answered": int(answered.sum()),
-            "lost": int((~answered).sum()),
-            "sent_again": int((self.attempts > 1).sum()),
-            "accuracy": float(self.correct[answered].mean()) if answered.any() else 0.0,
-            "share_by_exit": self._shares(),
-            "latency_ms": {
-                "mean": round(float(latencies.mean()), 3),
-                **{f"p{percent}": round(float(np.percentile(latencies, percent)), 3) for percent in (50, 95, 99)},
+            "requests": count,
+            "answered": answered,
+            "lost": count - answered,
+            "sent_again": self._counts["sent_again"],
+            "accuracy": self._counts["right"] / max(answered, 1),
+            "share_by_exit": {
+                _answered_by(*divmod(key, EXITS)): part / count for key, part in sorted(self._by_exit.items())
             },
-            "in_time": float(in_time.mean()),
-            "uplink_bytes_per_request": round(float(self.uplink_bytes.mean()), 3),
+            "latency_ms": {
+                "mean": round(float(latencies_ms.mean()), 3),
+                **{f"p{percent}": round(float(np.percentile(latencies_ms, percent)), 3) for percent in (50, 95, 99)},
+            },
+            "in_time": self._counts["in_time"] / max(count, 1),
+            "uplink_bytes_per_request": round(self._counts["uplink_bytes"] / max(count, 1), 3),
         }
 
-    def _shares(self) -> dict[str, float]:
-        """Who answered which share: `edge/0` is exit 0 at an edge."""
-        shares = {}
-        for place in (EDGE, CLOUD):
-            for number in np.unique(self.exit[self.place == place]):
-                chosen = (self.place == place) & (self.exit == number)
-                shares[f"{PLACES[place]}/{number}"] = float(chosen.mean())
-        for place in (FALLBACK, LOST):
-            if share := float((self.place == place).mean()):
-                shares[PLACES[place]] = share
-        return shares
+
+def _answered_by(place: int, number: int) -> str:
+    return PLACES[place] if place >= FALLBACK else f"{PLACES[place]}/{number}"

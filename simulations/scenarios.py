@@ -35,7 +35,17 @@ from branchynet.errors import InvalidInput
 from simulations.capacity import Capacity, ConstantRate, markov_rate
 from simulations.traces import read_trace
 
-__all__ = ["Arrivals", "CloudModel", "LinkModel", "Markov", "PlanModel", "Scenario", "Workload", "read_scenario"]
+__all__ = [
+    "Arrivals",
+    "CloudModel",
+    "LinkModel",
+    "Markov",
+    "PlanModel",
+    "Scenario",
+    "Workload",
+    "read_scenario",
+    "with_changes",
+]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -188,12 +198,39 @@ def read_scenario(path: Path) -> Scenario:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInput(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (given: {problem['input']!r})"
-            for problem in error.errors()
-        )
-        raise InvalidInput(f"{path}: {problems}") from None
+        raise InvalidInput(f"{path}: {_problems(error)}") from None
     if isinstance(scenario.link.uplink, Path):
         link = scenario.link.model_copy(update={"uplink": path.parent / scenario.link.uplink})
         return scenario.model_copy(update={"link": link})
     return scenario
+
+
+def with_changes(
+    scenario: Scenario,
+    *,
+    edges: int | None = None,
+    clouds: int | None = None,
+    requests: int | None = None,
+    seed: int | None = None,
+) -> Scenario:
+    """*scenario* with other numbers of edges, clouds, requests at each edge, or another seed; None: its own.
+
+    Raises `InvalidInput` for a number that no scenario can have.
+    """
+    values = scenario.model_dump()
+    values.update(
+        {name: value for name, value in (("edges", edges), ("clouds", clouds), ("seed", seed)) if value is not None}
+    )
+    if requests is not None:
+        values["workload"]["requests"] = requests
+    try:
+        return Scenario.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(f"{scenario.name}: {_problems(error)}") from None
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (given: {problem['input']!r})"
+        for problem in error.errors()
+    )

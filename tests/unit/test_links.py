@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from branchynet.errors import InvalidInput
-from simulations.links import Direction, LinkSettings, Propagation, Serialiser
+from simulations.capacity import Capacity, ConstantRate, DeliveryLog, PiecewiseRate
+from simulations.links import Course, CourseSerialiser, Direction, LinkSettings, Propagation, Serialiser
+from simulations.queues import drain
 
 rates_mbps = st.floats(0.25, 200)
 sizes_bytes = st.lists(st.integers(0, 100_000), min_size=1, max_size=50)
@@ -158,3 +160,41 @@ def test_the_arithmetic_and_the_proxy_load_nothing_heavy() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+VARYING = PiecewiseRate(np.array([0.5, 0.75, 2.0]), np.array([4.0, 0.0, 0.5]))
+DELIVERIES = DeliveryLog(np.array([0.0, 0.1, 0.1, 0.9]), 1.0)
+
+
+@pytest.mark.parametrize("capacity", [VARYING, DELIVERIES, ConstantRate(2.0)])
+@given(chunks, st.floats(0, 3))
+def test_a_varying_rate_books_what_the_simulator_reckons(
+    capacity: Capacity, chunks: list[tuple[int, float]], offset_s: float
+) -> None:
+    serialiser = CourseSerialiser(Course(capacity, zero_s=-offset_s))
+    ready_s = np.cumsum([gap_s for _, gap_s in chunks])
+    sizes = [size + 1 for size, _ in chunks]
+    booked_s = [serialiser.departure_s(size, float(now_s)) for size, now_s in zip(sizes, ready_s, strict=True)]
+    expected_s = drain(capacity, ready_s, np.array(sizes) * 8.0, offset_s)
+    assert booked_s == pytest.approx(expected_s.tolist(), abs=1e-6)
+    assert serialiser.free_at_s == booked_s[-1]
+
+
+def test_nothing_leaves_in_a_silence_and_an_empty_chunk_waits_for_its_turn() -> None:
+    serialiser = CourseSerialiser(Course(VARYING, zero_s=10.0))
+    assert serialiser.departure_s(0, 10.1) == 10.1
+    assert serialiser.departure_s(62_500, 10.5) == pytest.approx(11.75)
+    assert serialiser.departure_s(0, 10.6) == pytest.approx(11.75)
+
+
+def test_a_varying_rate_goes_on_where_the_wire_is_busy() -> None:
+    assert CourseSerialiser(Course(ConstantRate(8.0), 1.0), free_at_s=3.0).departure_s(1_000_000, 2.0) == 4.0
+
+
+def test_a_direction_with_a_course_has_no_rate_of_its_own() -> None:
+    varying = Direction(None, 20.0, course=Course(VARYING, 0.0))
+    assert varying.mean_mbps == VARYING.mean_mbps
+    assert varying.wire_bytes == Direction(VARYING.mean_mbps, 20.0).wire_bytes
+    assert varying.chunk_bytes == Direction(VARYING.mean_mbps, 20.0).chunk_bytes
+    with pytest.raises(InvalidInput, match=r"rate_mbps is 3\.0"):
+        Direction(3.0, course=Course(VARYING, 0.0))

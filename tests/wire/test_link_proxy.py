@@ -15,10 +15,13 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import numpy as np
 import pytest
 
 from branchynet.errors import InvalidInput
+from simulations.capacity import PiecewiseRate
 from simulations.link_proxy import Direction, LinkProxy, LinkSettings
+from simulations.links import Course
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 CLEAR = LinkSettings(Direction(None), Direction(None))
@@ -384,3 +387,19 @@ async def test_leaving_the_proxy_closes_what_is_open_and_frees_the_port() -> Non
 def test_a_proxy_without_a_buffer_is_refused() -> None:
     with pytest.raises(InvalidInput, match="buffer_bytes is 0"):
         LinkProxy("127.0.0.1", 1, CLEAR, buffer_bytes=0)
+
+
+async def test_a_rate_that_varies_holds_bytes_back_until_its_course_lets_them_go() -> None:
+    capacity = PiecewiseRate(np.array([0.3, 10.0]), np.array([0.0, 1.0]))
+    async with (
+        serving(echo) as port,
+        LinkProxy("127.0.0.1", port, CLEAR) as link,
+        calling(link.port) as (reader, writer),
+    ):
+        zero_s = asyncio.get_running_loop().time()
+        link.reshape(LinkSettings(Direction(None, course=Course(capacity, zero_s)), Direction(None)))
+        writer.write(bytes(25_000))
+        await reader.readexactly(25_000)
+        took_s = asyncio.get_running_loop().time() - zero_s
+    # 0.3 s of silence, then 25,000 bytes at 1 Mbit/s.
+    assert 0.5 <= took_s < 0.6

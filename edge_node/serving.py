@@ -1,0 +1,38 @@
+"""An edge node and all it needs, open for serving: in a program of its own, or as one of several in a process."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import AsyncIterator
+
+from branchynet import artifact
+from branchynet.decisions.deadlines import OffloadLimits
+from branchynet.models import cut_shapes, zoo
+from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
+from edge_node.node import EdgeNode
+from edge_node.offload import GrpcUplink
+from edge_node.settings import EdgeSettings
+
+__all__ = ["open_edge"]
+
+
+@contextlib.asynccontextmanager
+async def open_edge(settings: EdgeSettings) -> AsyncIterator[tuple[EdgeNode, int]]:
+    """An edge with *settings*, and the largest message it takes in bytes.
+
+    Raises what loading its half raises: `UnknownModel`, `DamagedData`, or `InvalidInput` for a cut it does not have.
+    """
+    folder = zoo.find(settings.artifact)
+    manifest, half = artifact.load(folder, 0, settings.cut or artifact.read_manifest(folder).cut)
+    sample_bytes = max(4 * math.prod(shape) for shape in cut_shapes(manifest.architecture))
+    limit = settings.max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
+    uplink = GrpcUplink(settings.cloud, manifest.content_hash, limit) if settings.cloud else None
+    limits = OffloadLimits(settings.offload_timeout_ms, settings.reserve_ms)
+    node = EdgeNode(manifest, half, uplink, limits, settings.max_batch)
+    try:
+        yield node, limit
+    finally:
+        if uplink is not None:
+            await uplink.close()
+        node.close()
