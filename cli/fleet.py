@@ -13,12 +13,11 @@ import typer
 
 from branchynet.errors import SettingsError
 from cli.fleet_view import FleetView, print_run
+from cli.measured import PROFILE, ProfileOption, labelled_images, measure
 from cli.output import DataOption, JsonOption, console, progress_bar, write_json
 
 if TYPE_CHECKING:
-    from branchynet.training.datasets import Dataset
     from simulations.scenarios import Scenario
-    from simulations.simulator import Measured
 
 __all__ = ["app"]
 
@@ -40,7 +39,9 @@ def run(
     virtual: Annotated[bool, typer.Option("--virtual", help="Simulate it: any number of nodes, no sockets.")] = False,
     edges: Annotated[int | None, typer.Option(help="Edges, instead of the scenario's.", min=1)] = None,
     clouds: Annotated[int | None, typer.Option(help="Clouds, instead of the scenario's.", min=1)] = None,
-    requests: Annotated[int | None, typer.Option(help="Requests at each edge, instead of the scenario's.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(help="Requests at each edge, instead of the scenario's.", min=1)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the scenario's.", min=0)] = None,
     hosts: Annotated[
         int | None, typer.Option(help="Processes that share the edges; default: one for each CPU.", min=1)
@@ -49,10 +50,7 @@ def run(
     ray_address: Annotated[
         str | None, typer.Option(help="With --virtual: a Ray cluster (host:port) instead of this machine.")
     ] = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option(help="With --virtual: measured times (JSON) instead of measuring now.", exists=True),
-    ] = None,
+    profile: ProfileOption = None,
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="One row for each request, Parquet.", dir_okay=False)] = Path(
         "out/fleet/requests.parquet"
@@ -108,7 +106,7 @@ def _run_real(chosen: Scenario, data: Path | None, out: Path, json_file: Path | 
     from orchestrator.sites import plan_of
 
     plan_of(chosen)  # a scenario that cannot run is refused before anything starts
-    dataset = _dataset(chosen.artifact, data)
+    dataset = labelled_images(chosen.artifact, data)
     console.print(f"starting {chosen.edges} edges and {chosen.clouds} clouds …")
     with ray_session() as cpus, FleetView() as view:
         done = asyncio.run(run_fleet(chosen, dataset, hosts or cpus, view.show))
@@ -138,7 +136,10 @@ def _run_virtual(
     from orchestrator.shards import clouds_of_shards, run_here, run_on_ray
     from simulations.records import RecordsFile
 
-    measured = _measure(chosen.artifact, data, out.parent, profile)
+    dataset = labelled_images(chosen.artifact, data)
+    measured = measure(chosen.artifact, dataset, profile, out.parent)
+    if profile is None:
+        console.print(f"measured on this machine: {out.parent / PROFILE} (for --profile)")
     shards = clouds_of_shards(chosen)
     run = VirtualRun(chosen, len(shards))
     stopped = False
@@ -162,39 +163,6 @@ def _run_virtual(
     _report(virtual_figures(run, wall_s, interrupted=stopped), out, json_file)
     if stopped:
         raise typer.Exit(130)
-
-
-def _measure(artifact: str, data: Path | None, folder: Path, profile: Path | None) -> Measured:
-    from orchestrator.measuring import measure, read_profile, write_profile
-
-    given = read_profile(profile) if profile is not None else None
-    dataset = _dataset(artifact, data)
-    with progress_bar() as bar:
-        task = bar.add_task("measuring", total=None, note="")
-        measured = asyncio.run(
-            measure(
-                artifact,
-                dataset,
-                folder / "logs",
-                profile=given,
-                on_step=lambda step: bar.update(task, note=step),
-            )
-        )
-    if given is None:
-        write_profile(folder / "profile.json", measured.profile)
-        console.print(f"measured on this machine: {folder / 'profile.json'} (for --profile)")
-    return measured
-
-
-def _dataset(artifact: str, data: Path | None) -> Dataset:
-    """The shipped images if they are of the artifact's kind and no folder is given, else its test set."""
-    from branchynet import artifact as artifacts
-    from branchynet.models import zoo
-    from branchynet.training import datasets
-
-    name = artifacts.read_manifest(zoo.find(artifact)).dataset
-    sample = datasets.load_sample()
-    return sample if data is None and name == sample.name else datasets.load(name, "test", data, progress=True)
 
 
 def _report(figures: dict[str, Any], out: Path, json_file: Path | None) -> None:

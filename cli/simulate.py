@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from rich.table import Table
 
 from branchynet.errors import InvalidInput
+from cli.measured import ProfileOption, labelled_images, measure
 from cli.output import DataOption, JsonOption, console, progress_bar, write_json
 from cli.validate import validate as compare_with_nodes
 
@@ -56,10 +56,7 @@ def simulate(
         str | None, typer.Option("--artifact", "-a", help="A shipped artifact or a folder; instead of the scenario's.")
     ] = None,
     data: DataOption = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option(help="The profile.json of an earlier run; else times are measured.", exists=True, dir_okay=False),
-    ] = None,
+    profile: ProfileOption = None,
     edges: Annotated[int | None, typer.Option(help="Edge nodes.", min=1)] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second at each edge.", min=0.001)] = None,
     requests: Annotated[int | None, typer.Option(help="Requests at each edge.", min=1)] = None,
@@ -82,15 +79,17 @@ def simulate(
     simulations/scenarios.py; without one there is 1 edge with 2,000 requests.
     """
     from simulations.extra import need
+    from simulations.scenarios import with_changes
 
     need("pyarrow", *(["plotly"] if sweep else []), *(["ray"] if sweep and ray else []))
-    scenario, axes = _asked(arguments or [], sweep or [])
-    scenario = _changed(scenario, artifact, edges, rate, requests, seed)
     if validate and (arguments or sweep):
         raise InvalidInput(
             f"--validate brings its own scenarios; {(arguments or sweep or [''])[0]!r} does not go with it"
         )
-    measured, dataset = _measured(scenario, data, profile, out)
+    scenario, axes = _asked(arguments or [], sweep or [])
+    scenario = with_changes(scenario, artifact=artifact, edges=edges, rate_per_s=rate, requests=requests, seed=seed)
+    dataset = labelled_images(scenario.artifact, data)
+    measured = measure(scenario.artifact, dataset, profile, out)
     if validate:
         compare_with_nodes(scenario.artifact, measured, dataset, requests or VALIDATION_REQUESTS, out, json_file)
     elif sweep:
@@ -114,53 +113,6 @@ def _asked(arguments: list[str], sweep: list[str]) -> tuple[Scenario, dict[str, 
     if files:
         return read_scenario(Path(files[0])), axes
     return Scenario(workload=Workload(requests=REQUESTS)), axes
-
-
-def _changed(
-    scenario: Scenario,
-    artifact: str | None,
-    edges: int | None,
-    rate: float | None,
-    requests: int | None,
-    seed: int | None,
-) -> Scenario:
-    """*scenario* with what the command line says instead."""
-    asked = {"rate_per_s": rate, "requests": requests}
-    workload = {key: value for key, value in asked.items() if value is not None}
-    asked_of_all = {"artifact": artifact, "edges": edges, "seed": seed}
-    update = {key: value for key, value in asked_of_all.items() if value is not None}
-    changed = scenario.model_copy(
-        update={**update, "workload": scenario.workload.model_copy(update=workload)},
-    )
-    if changed.clouds > changed.edges:
-        raise InvalidInput(f"edges is {changed.edges}, for {changed.clouds} clouds; at most one for each edge")
-    return changed
-
-
-def _measured(scenario: Scenario, data: Path | None, profile: Path | None, out: Path) -> tuple[Measured, Dataset]:
-    """What the simulation starts from; its times also go to OUT/profile.json."""
-    from branchynet import artifact as artifacts
-    from branchynet.models import zoo
-    from branchynet.training import datasets
-    from orchestrator.measuring import STEPS, measure, read_profile, write_profile
-
-    dataset = datasets.load_sample()
-    wanted = artifacts.read_manifest(zoo.find(scenario.artifact)).dataset
-    if data is not None or wanted != dataset.name:
-        dataset = datasets.load(wanted, "test", data, progress=True)
-    given = read_profile(profile) if profile else None
-    with progress_bar() as bar:
-        task = bar.add_task("measuring", total=1 if given else len(STEPS), note="")
-        started = 0
-
-        def on_step(step: str) -> None:
-            nonlocal started
-            bar.update(task, completed=started, note=step)
-            started += 1
-
-        measured = asyncio.run(measure(scenario.artifact, dataset, out / "logs", profile=given, on_step=on_step))
-    write_profile(out / "profile.json", measured.profile)
-    return measured, dataset
 
 
 def _single(scenario: Scenario, measured: Measured, dataset: Dataset, out: Path, json_file: Path | None) -> None:

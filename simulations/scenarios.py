@@ -27,6 +27,7 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import Criterion, ExitRule
@@ -208,21 +209,22 @@ def read_scenario(path: Path) -> Scenario:
 def with_changes(
     scenario: Scenario,
     *,
+    artifact: str | None = None,
     edges: int | None = None,
     clouds: int | None = None,
     requests: int | None = None,
+    rate_per_s: float | None = None,
     seed: int | None = None,
 ) -> Scenario:
-    """*scenario* with other numbers of edges, clouds, requests at each edge, or another seed; None: its own.
+    """*scenario* with what is given in place of its own; *requests* and *rate_per_s* are those at each edge.
 
-    Raises `InvalidInput` for a number that no scenario can have.
+    Raises `InvalidInput` for a value that no scenario can have.
     """
     values = scenario.model_dump()
-    values.update(
-        {name: value for name, value in (("edges", edges), ("clouds", clouds), ("seed", seed)) if value is not None}
-    )
-    if requests is not None:
-        values["workload"]["requests"] = requests
+    given = {"artifact": artifact, "edges": edges, "clouds": clouds, "seed": seed}
+    values.update({name: value for name, value in given.items() if value is not None})
+    load = {"requests": requests, "rate_per_s": rate_per_s}
+    values["workload"].update({name: value for name, value in load.items() if value is not None})
     try:
         return Scenario.model_validate(values)
     except ValidationError as error:
@@ -230,7 +232,11 @@ def with_changes(
 
 
 def _problems(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (given: {problem['input']!r})"
-        for problem in error.errors()
-    )
+    return "; ".join(map(_problem, error.errors()))
+
+
+def _problem(problem: ErrorDetails) -> str:
+    told = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # about several values at once, which the message names
+        return told
+    return f"{'.'.join(map(str, problem['loc']))}: {told} (given: {problem['input']!r})"

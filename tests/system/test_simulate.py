@@ -135,7 +135,7 @@ def test_refusals(tmp_path: Path, profile: Path, arguments: list[str], named: st
 def test_fewer_edges_than_the_scenario_has_clouds(tmp_path: Path, profile: Path) -> None:
     scenario = tmp_path / "scene.toml"
     scenario.write_text("edges = 4\nclouds = 2\n")
-    with pytest.raises(InvalidInput, match="edges is 1, for 2 clouds"):
+    with pytest.raises(InvalidInput, match=r"2 clouds for 1 edges; at most one for each edge$"):
         invoke(scenario, "--edges", 1, "--profile", profile, "--out", tmp_path)
 
 
