@@ -34,7 +34,7 @@ ValidateOption = Annotated[
     typer.Option(
         "--validate",
         help="Send the same requests through real nodes and through the simulator, in three scenarios. Ends with code "
-        "1 if a mean latency is more than 10 % off, or an exit or a byte differs. Takes one to two minutes.",
+        "1 if a mean latency is more than 10 % off, or an exit or a byte differs. Takes about two minutes.",
     ),
 ]
 

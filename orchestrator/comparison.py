@@ -85,7 +85,7 @@ def scenarios_to_compare(artifact: str, measured: Measured, requests: int = 120)
     split_message_bits = 8 * measured.profile.message_bytes[measured.own_plan.cut]
     return [
         Scenario(
-            name="split, some leave early",
+            name="some leave early",
             artifact=artifact,
             edges=2,
             workload=Workload(rate_per_s=8, requests=requests),
@@ -93,14 +93,14 @@ def scenarios_to_compare(artifact: str, measured: Measured, requests: int = 120)
             plan=PlanModel(criterion=own.criterion, thresholds=own.thresholds),
         ),
         Scenario(
-            name="raw input, long round trip",
+            name="raw input, far away",
             artifact=artifact,
             workload=Workload(arrivals=Arrivals.PERIODIC, rate_per_s=8, requests=requests),
             link=LinkModel(uplink=2.0, rtt_ms=120),
             plan=PlanModel(cut=0),
         ),
         Scenario(
-            name="everything offloaded, a queue at the link",
+            name="all offloaded, a queue",
             artifact=artifact,
             edges=2,
             workload=Workload(rate_per_s=12, requests=requests),
