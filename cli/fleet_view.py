@@ -72,7 +72,7 @@ def _rows(figures: dict[str, Any]) -> Iterable[tuple[str, str]]:
     for place, share in figures["share_by_exit"].items():
         yield f"answered by {place}" if place != "lost" else "without an answer", f"{100 * share:.2f} %"
     for name, value in figures["latency_ms"].items():
-        yield f"latency {name}", f"{value:,.1f} ms"
+        yield f"latency {name}", "–" if value is None else f"{value:,.1f} ms"
     yield f"within {figures['deadline_ms']:g} ms", f"{100 * figures['in_time']:.2f} %"
     yield "bytes up, a request", f"{figures['uplink_bytes_per_request']:,.0f}"
     yield "sent again", f"{figures['sent_again']:,}"

@@ -64,7 +64,7 @@ def _print(comparisons: list[Comparison]) -> None:
             f"{live:.1f}",
             f"{simulated:.1f}",
             f"{100 * comparison.deviation:+.1f} %",
-            *(f"{value:.1f}" for value in p95),
+            *("–" if value is None else f"{value:.1f}" for value in p95),
             "equal" if comparison.same_exits else "differ",
             "equal" if comparison.same_bytes else "differ",
         )

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import psutil
+
 from branchynet.errors import Unavailable
 from orchestrator.hosts import Health, NodeHost
 from orchestrator.sites import HostSite
@@ -18,6 +20,8 @@ __all__ = ["Fleet", "Host"]
 
 POLL_S = 0.5
 POLL_TIMEOUT_S = 2.0
+# A host that has not answered this many times is taken for hung, and ended so that it can be started again.
+HUNG_POLLS = 5
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 
@@ -97,7 +101,7 @@ class Fleet:
         await run_all(_of(host.actor.begin.remote(host.site.uplink, zero_s)) for host in self.hosts)
 
     async def watch(self) -> None:
-        """Return never: look at every host, and start the nodes of one that was lost on the ports they had."""
+        """Return never: look at every host, and start the nodes of one that was lost or hangs on the ports they had."""
         await run_all(self._watch(host) for host in self.hosts)
 
     async def _start(self, host: Host) -> None:
@@ -113,16 +117,23 @@ class Fleet:
     async def _watch(self, host: Host) -> None:
         from ray.exceptions import RayActorError
 
+        silent_polls = 0
         while True:
             await asyncio.sleep(POLL_S)
             try:
                 async with asyncio.timeout(POLL_TIMEOUT_S):
                     health = await _of(host.actor.health.remote())
+                silent_polls = 0
                 host.note(health)
                 if not host.up:  # a process that Ray has started anew
                     await _of(host.actor.start.remote(host.site))
                     host.restarts += 1
-            except (RayActorError, TimeoutError):
+            except TimeoutError:
+                host.up = False
+                silent_polls += 1
+                if silent_polls % HUNG_POLLS == 0:
+                    _end(host)
+            except RayActorError:
                 host.up = False
             except OSError:  # a port is not free yet
                 continue
@@ -134,6 +145,17 @@ class Fleet:
         await asyncio.gather(*(_stopped(host) for host in self.hosts))
         for host in self.hosts:
             ray.kill(host.actor, no_restart=True)
+
+
+def _end(host: Host) -> None:
+    """End the process of *host*, if it is still there; Ray would ask it to end, which a hung one does not hear."""
+    if host.health is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(host.health.pid)
+        # A host that Ray is starting anew is silent as well, and somebody else may have the number of the old one.
+        if process.create_time() == host.health.created_s:
+            process.kill()
 
 
 async def _stopped(host: Host) -> None:

@@ -34,11 +34,13 @@ __all__ = ["Health", "NodeHost"]
 class Health:
     """A host at this moment.
 
-    *cpu_percent*: of one core, since the last look. *answered*: how many requests each node has answered since the
-    process began, by the node's name; a host that serves nothing (it has just been started again) has none.
+    *created_s*: when its process began, by the machine's clock. *cpu_percent*: of one core, since the last look.
+    *answered*: how many requests each node has answered since the process began, by the node's name; a host that serves
+    nothing (it has just been started again) has none.
     """
 
     pid: int
+    created_s: float
     cpu_percent: float
     rss_bytes: int
     answered: dict[str, int]
@@ -83,7 +85,8 @@ class NodeHost:
         """How it is."""
         answered = {name: service.answered for name, service in self._services.items()}
         memory = self._process.memory_info().rss
-        return Health(self._process.pid, self._process.cpu_percent(), memory, answered)
+        process = self._process
+        return Health(process.pid, process.create_time(), process.cpu_percent(), memory, answered)
 
     async def stop(self) -> Health:
         """Drain all nodes, and end their links; how the host was when that was done."""

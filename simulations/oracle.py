@@ -42,8 +42,7 @@ def simulate_cloud_by_events(scenario: Scenario, measured: Measured, cloud: int,
     """What becomes of the requests of one cloud and its edges: the rows of `simulations.simulator.simulate_cloud`."""
     profile = measured.profile
     plan = scenario.plan.plan(measured.own_plan.cut, measured.own_plan.rule)
-    held = plan.cut if plan.cut > 0 and not plan.local_only else max(plan.cut, profile.held)
-    routes = route(plan, measured.table, profile.exit_stages, held)
+    routes = route(plan, measured.table, profile.exit_stages, max(profile.held, plan.cut))
     requests = requests_of(scenario, cloud, len(measured.table.labels), capacity.period_s)
 
     env = simpy.Environment()

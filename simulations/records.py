@@ -131,11 +131,9 @@ class Tally:
         self._by_exit.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
 
     def summary(self) -> dict[str, Any]:
-        """The figures; those of no requests at all are 0, and their latencies NaN."""
+        """The figures; where nothing was answered, shares are 0 and latencies None."""
         latencies_ms = np.concatenate([*self._latencies_ms, np.zeros(0)])
         answered, count = len(latencies_ms), self._counts["requests"]
-        if not answered:
-            latencies_ms = np.array([np.nan])
         return {
             "requests": count,
             "answered": answered,
@@ -145,13 +143,20 @@ class Tally:
             "share_by_exit": {
                 _answered_by(*divmod(key, EXITS)): part / count for key, part in sorted(self._by_exit.items())
             },
-            "latency_ms": {
-                "mean": round(float(latencies_ms.mean()), 3),
-                **{f"p{percent}": round(float(np.percentile(latencies_ms, percent)), 3) for percent in (50, 95, 99)},
-            },
+            "latency_ms": _spread(latencies_ms),
             "in_time": self._counts["in_time"] / max(count, 1),
             "uplink_bytes_per_request": round(self._counts["uplink_bytes"] / max(count, 1), 3),
         }
+
+
+def _spread(latencies_ms: NDArray[np.float64]) -> dict[str, float | None]:
+    names = {"mean": None, "p50": 50, "p95": 95, "p99": 99}
+    if not len(latencies_ms):
+        return dict.fromkeys(names)
+    return {
+        name: round(float(latencies_ms.mean() if percent is None else np.percentile(latencies_ms, percent)), 3)
+        for name, percent in names.items()
+    }
 
 
 def _answered_by(place: int, number: int) -> str:

@@ -50,9 +50,7 @@ def simulate_cloud(scenario: Scenario, measured: Measured, cloud: int, capacity:
     """What becomes of the requests of one cloud and its edges; *capacity* is what each edge's uplink can carry."""
     plan = scenario.plan.plan(measured.own_plan.cut, measured.own_plan.rule)
     profile = measured.profile
-    # Behind a cut the edge has run what lies before it, and that answers; at cut 0 it may run all it has.
-    held = plan.cut if plan.cut > 0 and not plan.local_only else max(profile.held, plan.cut)
-    routes = route(plan, measured.table, profile.exit_stages, held)
+    routes = route(plan, measured.table, profile.exit_stages, max(profile.held, plan.cut))
     requests = requests_of(scenario, cloud, len(measured.table.labels), capacity.period_s)
     rows = requests.rows
     offloaded, local_exits = routes.offloaded[rows], routes.local_exits[rows]

@@ -140,7 +140,9 @@ def _plans(axes: dict[str, Axis], base: Scenario, halves: Halves) -> list[Plan]:
     cuts, rules = [given.cut], [given.rule]
     if "cut" in axes:
         values = axes["cut"].values
-        cuts = list(range(stages + 1)) if values is None else [int(value) for value in values]
+        # A cut before the first exit would leave an edge that can answer nothing.
+        answering = [0, *range(halves.reported.profile.exit_stages[0] + 1, stages + 1)]
+        cuts = answering if values is None else [int(value) for value in values]
     if wrong := [cut for cut in cuts if cut > stages]:
         raise InvalidInput(f"cut is {wrong[0]}; this network has cuts 0 to {stages}")
     if "threshold" in axes:

@@ -48,15 +48,18 @@ def route(plan: Plan, table: OutcomeTable, exit_stages: tuple[int, ...], held: i
     """The route of each sample of *table* under *plan*, as the nodes would send it.
 
     *exit_stages*: the stage that each exit follows, ascending, the last one the network's last stage. *held*: the edge
-    has stages [0, held), which is where it ends when it must answer alone; at least the plan's cut.
+    has stages [0, held); at least the plan's cut. Without the cloud's answer, a split answers from what it ran before
+    the cut, and any other plan runs all that is held.
 
-    Raises `InvalidInput` for a cut the network does not have, or an edge without an exit.
+    Raises `InvalidInput` for a cut the network does not have, or an edge without an exit to answer at.
     """
     stages = exit_stages[-1] + 1
     if not 0 <= plan.cut <= stages:
         raise InvalidInput(f"cut is {plan.cut}; this network has cuts 0 to {stages}")
     if not max(plan.cut, 1) <= held <= stages:
         raise InvalidInput(f"held is {held}; it must be between the cut, {plan.cut}, and {stages}")
+    if plan.cut > 0 and not plan.local_only:
+        held = plan.cut
     ends = np.asarray(exit_stages, dtype=np.int64) + 1
     deepest = int(np.searchsorted(ends, held, side="right")) - 1
     if deepest < 0:
@@ -65,8 +68,7 @@ def route(plan: Plan, table: OutcomeTable, exit_stages: tuple[int, ...], held: i
     local_exits = np.minimum(wanted, deepest)
     # Who passes every exit of the edge's half runs all of it, also the stages behind its deepest exit.
     local_stages = np.where(wanted <= deepest, ends[local_exits], held)
-    last = held if plan.local_only else plan.cut
-    offloaded = (ends[wanted] > last) & (not plan.local_only)
+    offloaded = (ends[wanted] > plan.cut) & (not plan.local_only)
     exits = local_exits if plan.local_only else wanted
     edge_stages = local_stages if plan.local_only else np.minimum(ends[wanted], plan.cut)
     cloud_stages = np.where(offloaded, ends[wanted], 0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sweep_examples import BASE, OWN, SAMPLES, measured
+from sweep_examples import BASE, OWN, SAMPLES, measured, times
 
 from branchynet.decisions.calibration import screen
 from branchynet.decisions.exits import Criterion, ExitRule
@@ -203,3 +203,21 @@ def test_one_scenario_beside_the_baselines() -> None:
 def test_all_samples_are_simulated_when_nothing_is_chosen() -> None:
     many = Scenario(workload=Workload(requests=5_000))
     assert len(np.unique(compare(many, measured())["today's plan"].row)) == SAMPLES
+
+
+def test_all_cuts_leave_out_those_before_the_first_exit() -> None:
+    """Three stages, exits behind the last two: an edge with the first alone could answer nothing."""
+    plain = measured()
+    profile = replace(
+        plain.profile,
+        edge=times(1, 2, 10),
+        cloud=times(0.2, 0.5, 2.5),
+        exit_stages=(1, 2),
+        held=2,
+        message_bytes=(900, 4_700, 4_700),
+    )
+    late = Halves.of(replace(plain, profile=profile, own_plan=replace(OWN, cut=2)))
+    assert {point.plan.cut for point in points("cut=*", halves=late)} == {0, 2, 3}
+    run_points(points("cut=*", halves=late), late)
+    with pytest.raises(InvalidInput, match=r"stages \[0, 1\) have no exit"):
+        run_points(points("cut=1", halves=late), late)

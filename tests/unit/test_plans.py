@@ -1,5 +1,7 @@
 """The route of every sample under a plan, by hand-made cases for each way it can go."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,11 @@ def test_the_second_exit_before_the_cut_keeps_only_the_last_sample():
     }
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_split_answers_alone_from_what_it_ran_before_the_cut(cut):
+    assert routed(cut=cut, held=4) == routed(cut=cut, held=cut)
+
+
 @pytest.mark.parametrize("local_only", [False, True])
 def test_nobody_is_sent_behind_the_last_stage(local_only):
     assert routed(cut=4, held=4, local_only=local_only) == {
@@ -123,8 +130,9 @@ def test_an_edge_without_an_exit_is_refused():
     late = OutcomeTable(table().logits[1:], np.zeros(3, np.int64), np.ones(2))
     plan = Plan(1, ExitRule("entropy", (0.5,)))
     with pytest.raises(InvalidInput, match=r"stages \[0, 1\) have no exit; the first one follows stage 1"):
-        route(plan, late, (1, 3), 1)
-    assert route(plan, late, (1, 3), 2).local_exits.tolist() == [0, 0, 0]
+        route(plan, late, (1, 3), 2)  # what lies behind the cut was not run, so it cannot answer
+    alone = replace(plan, local_only=True)
+    assert route(alone, late, (1, 3), 2).local_exits.tolist() == [0, 0, 0]
 
 
 def test_a_rule_for_other_exits_is_refused():
