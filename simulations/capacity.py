@@ -22,6 +22,8 @@ __all__ = ["Capacity", "ConstantRate", "DeliveryLog", "PiecewiseRate", "markov_r
 Floats = NDArray[np.float64]
 # What one line of a Mahimahi log stands for.
 DELIVERY_BITS = 8 * 1500
+# More than the relative error of a sum of some thousand messages.
+ROUNDING = 1e-14
 
 
 class Capacity(Protocol):
@@ -120,11 +122,14 @@ class PiecewiseRate:
     def time_of_s(self, bits: Floats) -> Floats:
         """See `Capacity`."""
         total = self._marks_bits[-1]
+        # Sums of many messages are rounded, and a hair's breadth must not carry a last bit over a silence.
+        surely = bits * (1 - ROUNDING)
         # A whole number of turns ends with the last bit of a turn, not with the first of the next.
-        turns = np.maximum(np.ceil(bits / total) - 1, 0.0)
+        turns = np.maximum(np.ceil(surely / total) - 1, 0.0)
         left = np.clip(bits - turns * total, 0.0, total)
         # Leftmost: the moment the last bit left, not the end of a silence after it.
-        piece = np.clip(np.searchsorted(self._marks_bits, left, side="left") - 1, 0, len(self.mbps) - 1)
+        behind = np.searchsorted(self._marks_bits, surely - turns * total, side="left")
+        piece = np.clip(behind - 1, 0, len(self.mbps) - 1)
         # Before a silence that opens the turn, 0 bits are reached at once; then the piece may have no rate.
         rate = np.where(self.mbps[piece] > 0, self.mbps[piece] * 1e6, np.inf)
         return np.asarray(turns * self.period_s + self._marks_s[piece] + (left - self._marks_bits[piece]) / rate)

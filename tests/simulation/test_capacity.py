@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -72,6 +72,7 @@ def test_a_rate_that_never_changes_is_the_constant_one(
     assert (constant.period_s, varying.period_s) == (0, pytest.approx(sum(lasts_s)))
 
 
+@example(pieces=[(1.0, 0.0), (1.7596926457840603, 0.25)], turn=245, share=1.0)  # ends a turn but for rounding
 @given(pieces, st.integers(0, 1_000), st.floats(0, 1, exclude_min=True))
 def test_a_turn_is_like_the_one_before_it(pieces: list[tuple[float, float]], turn: int, share: float) -> None:
     rate = rate_of(pieces)

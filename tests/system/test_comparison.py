@@ -21,7 +21,10 @@ def measured(sample, tmp_path_factory):
     import asyncio
 
     steps = []
-    found = asyncio.run(measure("lenet-fashion", sample, tmp_path_factory.mktemp("logs"), on_step=steps.append))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.measuring.REQUESTS", 40)  # no figure of this file depends on how many
+        patch.setattr("orchestrator.measuring.WARM_UP", 10)
+        found = asyncio.run(measure("lenet-fashion", sample, tmp_path_factory.mktemp("logs"), on_step=steps.append))
     assert steps == list(STEPS)
     return found
 
@@ -71,15 +74,15 @@ async def test_an_unknown_artifact_is_refused(sample, tmp_path):
 async def test_real_nodes_and_simulator_treat_every_request_alike(measured, sample, tmp_path):
     answers = []
     places = set()
-    for scenario in scenarios_to_compare("lenet-fashion", measured, requests=25):
+    for scenario in scenarios_to_compare("lenet-fashion", measured, requests=12):
         comparison = await compare(scenario, measured, sample, tmp_path, on_answer=lambda: answers.append(1))
         assert comparison.same_exits
         assert comparison.same_bytes
-        assert len(comparison.live) == 25 * scenario.edges
+        assert len(comparison.live) == 12 * scenario.edges
         assert comparison.figures()["live"]["lost"] == 0
         places |= set(comparison.live.place.tolist())
     assert places == {EDGE, CLOUD}
-    assert len(answers) == 25 * 5  # over two edges, one, and two; not those of the warm-up
+    assert len(answers) == 12 * 5  # over two edges, one, and two; not those of the warm-up
 
 
 @pytest.mark.parametrize(
