@@ -39,9 +39,7 @@ def run(
     virtual: Annotated[bool, typer.Option("--virtual", help="Simulate it: any number of nodes, no sockets.")] = False,
     edges: Annotated[int | None, typer.Option(help="Edges, instead of the scenario's.", min=1)] = None,
     clouds: Annotated[int | None, typer.Option(help="Clouds, instead of the scenario's.", min=1)] = None,
-    requests: Annotated[
-        int | None, typer.Option(help="Requests at each edge, instead of the scenario's.", min=1)
-    ] = None,
+    requests: Annotated[int | None, typer.Option(help="Requests at each edge, instead of the scenario's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the scenario's.", min=0)] = None,
     hosts: Annotated[
         int | None, typer.Option(help="Processes that share the edges; default: one for each CPU.", min=1)
