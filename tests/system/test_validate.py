@@ -42,6 +42,11 @@ def test_the_same_requests_go_through_real_nodes_and_the_simulator(tmp_path: Pat
         live, simulated = (one[side]["latency_ms"]["mean"] for side in ("live", "simulated"))
         assert one["deviation"] == pytest.approx(simulated / live - 1, abs=1e-3)
         assert one["agrees"] is (abs(one["deviation"]) <= 0.1)
+    assert {place for one in figures["comparisons"] for place in one["live"]["share_by_exit"]} == {
+        "edge/0",
+        "cloud/0",
+        "cloud/1",
+    }
     assert printed.count("equal") == 6
     assert ("do not agree" in printed) is (code == 1)
 
