@@ -90,7 +90,7 @@ def read_profile(path: Path) -> ServingProfile:
 
 @dataclass(frozen=True)
 class _Nodes:
-    """What real nodes showed: records of each kind of request, and the link's bytes over *offloads* of them."""
+    """What real nodes showed: records of each kind of request, and the bytes that the link carried for all of them."""
 
     local: Records
     raw: Records
@@ -155,21 +155,16 @@ async def _ask_nodes(artifact_name: str, manifest: Manifest, dataset: Dataset, l
         "raw": Plan(0, never),
         "split": Plan(manifest.cut, never),
     }
-    scenario = Scenario(workload=Workload(rate_per_s=PACE_PER_S, requests=REQUESTS))
     topology = Topology(artifact=artifact_name, edges=1, uplink_mbps=EASY_MBPS, downlink_mbps=EASY_MBPS, rtt_ms=0)
     records: dict[str, Records] = {}
     async with LocalTopology.running(topology, logs) as running:
         targets = {0: f"127.0.0.1:{running.edges[0].port}"}
 
         async def send(plan: Plan, count: int) -> Records:
-            requests = requests_of(
-                scenario.model_copy(update={"workload": Workload(rate_per_s=PACE_PER_S, requests=count)}),
-                0,
-                len(dataset),
-            )
-            return await send_requests(
-                requests, targets, dataset.images, dataset.labels, plan, cloud=0, deadline_ms=10_000
-            )
+            scenario = Scenario(workload=Workload(rate_per_s=PACE_PER_S, requests=count))
+            requests = requests_of(scenario, 0, len(dataset))
+            data = (dataset.images, dataset.labels)
+            return await send_requests(requests, targets, *data, plan, cloud=0, deadline_ms=10_000)
 
         for plan in plans.values():
             await send(plan, WARM_UP)
