@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -23,6 +23,7 @@ __all__ = ["BASELINE", "Manifest", "read_manifest", "stage_file", "write_manifes
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 BASELINE = "baseline.safetensors"
+YARDSTICKS = ("static", "cascade")
 
 
 def stage_file(index: int) -> str:
@@ -35,7 +36,8 @@ class Manifest:
     """What an artifact says about itself.
 
     *files*: SHA-256 of each weight file by name. *training* and *results* are free-form JSON: the recipe with its
-    data and seed, and what was measured with which rule. *cut*: where the edge half ends by default.
+    data and seed, and what was measured with which rule. *cut*: where the edge half ends by default. *yardsticks*:
+    names of the artifacts to measure beside it, see `branchynet.training.yardsticks`.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Manifest:
     files: Mapping[str, str]
     training: Mapping[str, Any]
     results: Mapping[str, Any]
+    yardsticks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stages(self) -> int:
@@ -144,6 +147,7 @@ class _ManifestFile(TypedDict):
     files: dict[str, str]
     training: dict[str, Any]
     results: dict[str, Any]
+    yardsticks: NotRequired[dict[str, str]]
 
 
 _MANIFEST_FILE = TypeAdapter(_ManifestFile)
@@ -163,7 +167,7 @@ def _normalisation_json(normalisation: Normalisation) -> _NormalisationFile:
 
 
 def _to_json(manifest: Manifest) -> _ManifestFile:
-    return {
+    written: _ManifestFile = {
         "format_version": FORMAT_VERSION,
         "name": manifest.name,
         "content_hash": manifest.content_hash,
@@ -177,6 +181,9 @@ def _to_json(manifest: Manifest) -> _ManifestFile:
         "training": dict(manifest.training),
         "results": dict(manifest.results),
     }
+    if manifest.yardsticks:
+        written["yardsticks"] = dict(manifest.yardsticks)
+    return written
 
 
 def _from_json(raw: _ManifestFile) -> Manifest:
@@ -199,6 +206,9 @@ def _from_json(raw: _ManifestFile) -> Manifest:
     expected = {BASELINE, *map(stage_file, range(stages))}
     if set(raw["files"]) != expected:
         raise InvalidInput(f"files are {sorted(raw['files'])}; they must be {sorted(expected)}")
+    yardsticks = raw.get("yardsticks", {})
+    if unknown := set(yardsticks) - set(YARDSTICKS):
+        raise InvalidInput(f"yardsticks are {sorted(unknown)}; they must be among {', '.join(YARDSTICKS)}")
     return Manifest(
         name=raw["name"],
         architecture=architecture,
@@ -210,4 +220,5 @@ def _from_json(raw: _ManifestFile) -> Manifest:
         files=raw["files"],
         training=raw["training"],
         results=raw["results"],
+        yardsticks=yardsticks,
     )
