@@ -84,6 +84,10 @@ class Manifest:
         """The same network under another exit rule and with that rule's *results*; the old ones no longer hold."""
         return replace(self, rule=rule, results=results)
 
+    def with_results(self, results: Mapping[str, Any], yardsticks: Mapping[str, str]) -> Manifest:
+        """The same network and rule with newly measured *results*, and what was measured beside it."""
+        return replace(self, results=results, yardsticks=yardsticks)
+
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` in one step, so that a reader never sees half of it."""

@@ -1,10 +1,10 @@
 """Table I of the paper, as data: what our own networks are set beside.
 
 Source: S. Teerapittayanon, B. McDanel, H. T. Kung, "BranchyNet: Fast Inference via Early Exiting from Deep Neural
-Networks", ICPR 2016, Table I (CPU: 3.0 GHz with 20 MB L3; GPU: GTX TITAN X; batch 1, mean over all test samples); epochs
-from the scripts of the release. Two things to know when reading it: thresholds were chosen on the test set, at the
-knee of the accuracy-runtime curve; and the released timing code stops its clock before the branch heads, the softmax
-and the entropy, so the gains are to be compared with ours *without* heads.
+Networks", ICPR 2016, Table I (CPU: 3.0 GHz with 20 MB L3; GPU: GTX TITAN X; batch 1, mean over all test samples);
+epochs from the scripts of the release. Two things to know when reading it: thresholds were chosen on the test set, at
+the knee of the accuracy-runtime curve; and the released timing code stops its clock before the branch heads, the
+softmax and the entropy, so the gains are to be compared with ours *without* heads.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ class PaperResult:
         """The paper's rule: entropy in nats below T (section III-C)."""
         return ExitRule(Criterion.ENTROPY, self.thresholds)
 
-    def gain_macs(self, *, heads: bool) -> float:
-        """Our MAC count of the released layers at the paper's own exit shares: plain trunk over early exit."""
-        counted = cost(self.architecture)
-        return counted.trunk_macs / float(np.array(self.exit_shares) @ counted.macs_by_exit(heads=heads))
+    @property
+    def trunk_macs(self) -> int:
+        """Our count of MACs for the released trunk."""
+        return cost(self.architecture).trunk_macs
+
+    def macs(self, *, heads: bool) -> float:
+        """Our count of MACs for the released layers at the paper's own exit shares, with or without branch heads."""
+        return float(np.array(self.exit_shares) @ cost(self.architecture).macs_by_exit(heads=heads))
 
 
 TABLE_I = (
