@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["paper_table"]
 
-COLUMNS = ("network", "accuracy %", "T", "exits %", "ms", "gain ms", "… no heads", "gain MACs", "… no heads")
+COLUMNS = ("network", "acc. %", "T", "exits %", "ms", "gain ms", "no heads", "gain MACs", "no heads")
 
 
 def paper_table(measuring: Measuring) -> dict[str, Any]:
@@ -103,18 +103,19 @@ def _paper_figures(paper: PaperResult) -> dict[str, Any]:
 def _print(figures: dict[str, Any]) -> None:
     table = Table(title="Table I of the paper, and what the same layers do here")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "network" else "right")
+        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for row in figures["rows"]:
-        table.add_section()
         paper, ours = row["paper"], row["ours"]
-        table.add_row(f"paper: {row['artifact'].split('-')[1]}", *_trunk_cells(paper["trunk"]))
+        table.add_section()
+        table.add_row(row["artifact"], style="bold")
+        table.add_row("paper: trunk", *_trunk_cells(paper["trunk"]))
         table.add_row("paper: early exit", *_early_cells(paper["early_exit"]))
         if ours is None:
             table.add_row("ours: missing")
             continue
-        table.add_row("ours: plain trunk", *_trunk_cells(ours["trunk"]))
-        table.add_row("ours, the paper's T", *_early_cells(ours["paper_rule"]))
-        table.add_row("ours, calibrated T", *_early_cells(ours["calibrated"]))
+        table.add_row("ours: trunk", *_trunk_cells(ours["trunk"]))
+        table.add_row("ours, paper's T", *_early_cells(ours["paper_rule"]))
+        table.add_row("ours, calibrated", *_early_cells(ours["calibrated"]))
     console.print(table)
     for row in figures["rows"]:
         if row["ours"] is not None:
@@ -149,10 +150,10 @@ def _early_cells(early: dict[str, Any]) -> list[str]:
     return [
         f"{100 * early['accuracy']:.2f}",
         ", ".join(f"{threshold:.3g}" for threshold in early["thresholds"]),
-        percents(early["exit_shares"]),
+        percents(early["exit_shares"]).replace(" ", ""),
         f"{early['ms']:.2f}",
         "" if gain is None else f"{gain:.2f}x",
-        f"{early['gain_ms_without_heads']:.2f}x",
+        f"{early['gain_ms_without_heads']:.{1 if gain is None else 2}f}x",
         f"{early['gain_macs']:.2f}x",
         f"{early['gain_macs_without_heads']:.2f}x",
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Evaluated:
         return np.asarray(self.trunk_logits.argmax(axis=1) == self.table.labels)
 
 
-def score(name_or_folder: str, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None) -> Evaluated:
+def score(name_or_folder: str | Path, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None) -> Evaluated:
     """Load an artifact and score its exits and its plain trunk on *dataset*; *on_image* counts to twice its size."""
     folder = zoo.find(name_or_folder)
     manifest, network = artifacts.load(folder)

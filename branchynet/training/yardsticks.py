@@ -66,14 +66,14 @@ class Yardstick:
         return ask
 
 
-def static_yardstick(name: str, evaluated: Evaluated, dataset: Dataset) -> Yardstick:
+def static_yardstick(name: str | Path, evaluated: Evaluated, dataset: Dataset) -> Yardstick:
     """The artifact *name* beside *evaluated*. Raises `InvalidInput` if it has branches or was made for other images."""
     manifest, network = _load_plain(name, evaluated.manifest)
     table = measure_outcomes(network, cost(manifest.architecture), dataset)
     return Yardstick("static", manifest, network, table, ExitRule.never(1))
 
 
-def cascade_yardstick(name: str, evaluated: Evaluated, dataset: Dataset, data: Path | None) -> Yardstick:
+def cascade_yardstick(name: str | Path, evaluated: Evaluated, dataset: Dataset, data: Path | None) -> Yardstick:
     """The artifact *name* before the plain trunk of *evaluated*.
 
     Raises `InvalidInput` if *name* has branches, was made for other images, or was trained on images that the trunk's
@@ -143,7 +143,7 @@ def verdict(difference: float, p_value: float, macs_ratio: float, ms_ratio: floa
     return f"{winner}: {accuracy}, {macs}, {ms}"
 
 
-def _load_plain(name: str, beside: Manifest) -> tuple[Manifest, BranchyNet]:
+def _load_plain(name: str | Path, beside: Manifest) -> tuple[Manifest, BranchyNet]:
     manifest, network = artifacts.load(zoo.find(name))
     if network.exits != 1:
         raise InvalidInput(f"{manifest.name} has {network.exits} exits; a yard-stick is a plain network with one")

@@ -1,0 +1,143 @@
+"""What is timed: who runs which layers on which image, in which turn, with how many threads."""
+
+import numpy as np
+import pytest
+import torch
+from network_examples import LENET, exit_logits, mixing_rule, pictures, random_network
+
+from branchynet import artifact
+from branchynet.decisions.exits import ExitRule
+from branchynet.models import zoo
+from branchynet.training import timings
+from branchynet.training.runners import ENGINES, headless, plain, runner
+from branchynet.training.timings import (
+    Timings,
+    early_exit_contenders,
+    forced_exit_contenders,
+    time_in_turn,
+    trunk_contender,
+)
+
+MS = Timings(
+    {
+        "eager": {"trunk": np.array([3.0, 1.0, 2.0]), "early": np.array([4.0, 4.0, 4.0]), "early/part": np.ones(3)},
+        "onnx": {"trunk": np.array([3.0, 3.0, 3.0]), "early": np.array([0.5, 0.5, 1.0]), "early/part": np.full(3, 2.0)},
+    }
+)
+
+
+class Calls:
+    """Counts the forward passes of a module."""
+
+    def __init__(self, module):
+        self.count = 0
+        module.register_forward_hook(self._add)
+
+    def _add(self, *_):
+        self.count += 1
+
+
+def test_each_contender_is_taken_from_the_engine_that_is_quicker_on_it():
+    assert (MS.engine_of("trunk"), MS.engine_of("early")) == ("eager", "onnx")
+    assert (MS.median("trunk"), MS.median("early")) == (2.0, 0.5)
+    assert MS.spread("trunk") == [1.0, 2.0, 3.0]
+    assert MS.median("early/part") == 2.0, "a part stays with its whole, also where it alone would be slower"
+    assert MS.gain_spread("early") == [2.0, 2.0, 6.0]
+    assert MS.medians()["eager"] == {"trunk": 2.0, "early": 4.0, "early/part": 1.0}
+
+
+def test_everyone_runs_once_on_every_image_and_the_first_turn_goes_round():
+    seen, done = [], []
+    names = ("a", "b", "c")
+    contenders = {"eager": {name: lambda image, name=name: seen.append((image, name)) for name in names}}
+    measured = time_in_turn(contenders, 4, 2, done.append)
+    timed = seen[timings.WARM_UP * 3 :]
+    assert [image for image, _ in timed] == [image for image in range(4) for _ in names] * 2
+    turns = [[name for _, name in timed[start : start + 3]] for start in range(0, len(timed), 3)]
+    assert turns[:4] == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+    assert done == list(range(1, 9))
+    assert set(measured.ms["eager"]) == set(names)
+    assert all(ms.shape == (2,) and (ms > 0).all() for ms in measured.ms["eager"].values())
+
+
+def test_timing_uses_one_thread_and_gives_the_others_back(monkeypatch):
+    set_to = []
+    monkeypatch.setattr(timings.torch, "get_num_threads", lambda: 5)
+    monkeypatch.setattr(timings.torch, "set_num_threads", set_to.append)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        time_in_turn({"eager": {"x": interrupt}}, 1, 1)
+    assert set_to == [1, 5]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_plain_network_answers_as_the_trunk(engine):
+    network, images = random_network(), pictures(LENET, 3)
+    one_stage = plain(network)
+    assert (one_stage.total_stages, one_stage.exits, one_stage.training) == (1, 1, False)
+    _, logits = runner(one_stage, engine).run(0, images)
+    np.testing.assert_allclose(logits, exit_logits(network, images)[-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_headless_network_hands_on_what_the_whole_one_does(engine):
+    network, images = random_network(), pictures(LENET, 2)
+    bare = runner(headless(network), engine)
+    features, nothing = bare.run(0, images)
+    with torch.inference_mode():
+        expected = network.stage(0).trunk(network.normalisation(torch.from_numpy(images)))
+    np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert nothing is None
+    _, logits = bare.run(1, features)
+    np.testing.assert_allclose(logits, exit_logits(network, images)[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_layers_that_an_image_needs_are_run():
+    _, network = artifact.load(zoo.find("lenet-fashion"))  # one of its own: it gets hooks
+    images = pictures(LENET, 4)
+    rule = mixing_rule(network, images)
+    singles = list(images[:, None])
+    contenders = early_exit_contenders("early", runner(network, "eager"), runner(headless(network), "eager"), 2,
+                                       rule, singles)  # fmt: skip
+    first, branch, second, final = (
+        Calls(module)
+        for module in (network.stage(0).trunk, network.stage(0).head, network.stage(1).trunk, network.stage(1).head)
+    )
+
+    def counted(name):
+        before = [calls.count for calls in (first, branch, second, final)]
+        for index in range(4):
+            contenders[name](index)
+        return [calls.count - old for calls, old in zip((first, branch, second, final), before, strict=True)]
+
+    # Two of the four images leave at the first exit.
+    assert counted("early") == [4, 4, 2, 2]
+    assert counted("early/without_heads") == [4, 0, 2, 2]
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "max-probability", "margin"])
+def test_images_can_be_made_to_leave_at_each_exit(criterion):
+    taken = []
+
+    class Remembering:
+        def resume(self, x, first, last, rule):
+            progress = random_network().resume(torch.from_numpy(x), first, last, rule)
+            taken.append(int(progress.exits[0]))
+
+    rule = ExitRule(criterion, (0.5,))
+    contenders = forced_exit_contenders("early", Remembering(), 2, rule, list(pictures(LENET, 3)[:, None]))
+    assert list(contenders) == ["early/exit_0", "early/exit_1"]
+    for call in contenders.values():
+        for image in range(3):
+            call(image)
+    assert taken == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_trunk_contender_runs_the_image_it_is_told():
+    images = list(pictures(LENET, 3)[:, None])
+    whole = runner(plain(random_network()), "eager")
+    run = trunk_contender(whole, images)
+    np.testing.assert_array_equal(run(2)[1], whole.run(0, images[2])[1])
