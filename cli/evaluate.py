@@ -30,8 +30,9 @@ def evaluate(
     data: DataOption = None,
     sample: Annotated[bool, typer.Option("--sample", help="Use the 1,000 shipped Fashion-MNIST images.")] = False,
     engine: Annotated[
-        EngineChoice, typer.Option(help="What runs the layers; best: for each network the one that is quicker on it.")
-    ] = EngineChoice.EAGER,
+        EngineChoice | None,
+        typer.Option(help="What runs the layers; best: the quicker one for each network. Default: eager if it can."),
+    ] = None,
     timing_images: Annotated[int, typer.Option(help="Images timed, drawn at random.", min=1)] = 300,
     passes: Annotated[int, typer.Option(help="Timed passes over them; the median counts.", min=1)] = 5,
     static: Annotated[
@@ -71,6 +72,6 @@ def evaluate(
 
         write_json(json_file, paper_table(measuring))
         return
-    given = {kind: small for kind, small in (("static", static), ("cascade", cascade)) if small is not None}
+    given = {kind: small for kind, small in (("static", static), ("cascade", cascade)) if small}
     figures = evaluate_one(asked or DEFAULT, measuring, sample=sample, given=given, plot=plot, record=record)
     write_json(json_file, figures)

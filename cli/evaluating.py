@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from branchynet.engine import Engine
 from cli.evaluation_tables import print_evaluation
 from cli.output import console, progress_bar
 
@@ -32,20 +33,26 @@ class EngineChoice(StrEnum):
     ONNX = "onnx"
     BEST = "best"
 
-    @property
-    def engines(self) -> list[str]:
-        """The engines that are timed."""
-        return ["eager", "onnx"] if self is EngineChoice.BEST else [self.value]
-
 
 @dataclass(frozen=True)
 class Measuring:
     """How much is timed, by which engine, and where the data lie."""
 
-    engine: EngineChoice
+    engine: EngineChoice | None
     timing_images: int
     passes: int
     data: Path | None
+
+    def choice(self, manifest: Manifest) -> EngineChoice:
+        """The engine that was asked for, else the one that the artifact was made for."""
+        return self.engine or (EngineChoice.ONNX if manifest.exported else EngineChoice.EAGER)
+
+    def engines(self, manifest: Manifest) -> list[Engine]:
+        """The engines that are timed."""
+        choice = self.choice(manifest)
+        if choice is EngineChoice.BEST:
+            return [Engine.ONNX] if manifest.exported else list(Engine)
+        return [Engine(choice.value)]
 
     def test_images(self, manifest: Manifest, *, sample: bool = False) -> Dataset:
         """The test split of the artifact's data set, or the shipped *sample* of it; `InvalidInput` if it has none."""
@@ -89,15 +96,16 @@ class Measuring:
             yardsticks,
             dataset.images[chosen],
             self.passes,
-            self.engine.engines,
+            self.engines(evaluated.manifest),
             by_exit=by_exit,
             on_image=lambda done: bar.update(task, completed=done),
         )
 
-    def command(self, name: str, given: Mapping[str, str]) -> str:
+    def command(self, name: str, engine: EngineChoice, given: Mapping[str, str]) -> str:
         """The command line that measures *name* like this again."""
-        options = {"engine": self.engine.value, "timing-images": self.timing_images, "passes": self.passes, **given}
-        return shlex.join(["branchynet", "evaluate", name, *(f"--{key}={value}" for key, value in options.items())])
+        words = ["branchynet", "evaluate", name, f"--engine={engine}"]
+        words += [f"--timing-images={self.timing_images}", f"--passes={self.passes}"]
+        return shlex.join([*words, *(f"--{kind}={small}" for kind, small in given.items())])
 
 
 def evaluate_one(
@@ -111,6 +119,7 @@ def evaluate_one(
 
     folder = zoo.find(name)
     manifest = read_manifest(folder)
+    engine = measuring.choice(manifest)
     dataset = measuring.test_images(manifest, sample=sample)
     with progress_bar() as bar:
         evaluated = measuring.score(name, dataset, bar)
@@ -121,8 +130,8 @@ def evaluate_one(
         "artifact": manifest.name,
         "dataset": dataset.name,
         "images": len(dataset),
-        "command": measuring.command(name, given),
-        "engine": measuring.engine.value,
+        "command": measuring.command(name, engine, given),
+        "engine": engine.value,
         "machine": describe_machine(),
         "timing_images": min(measuring.timing_images, len(dataset)),
         "passes": measuring.passes,
@@ -149,7 +158,8 @@ def _load_yardsticks(
     from branchynet.errors import Unavailable, UnknownModel
     from branchynet.training.yardsticks import cascade_yardstick, static_yardstick
 
-    found, left_out = [], {}
+    found: list[Yardstick] = []
+    left_out: dict[str, str] = {}
     for kind, name in {**evaluated.manifest.yardsticks, **given}.items():
         task = bar.add_task(f"scoring {name}", total=None, note=kind)
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from cli.evaluating import Measuring
+from cli.evaluating import EngineChoice, Measuring
 from cli.evaluation_tables import interval, measured_how, percents
 from cli.output import console, progress_bar
 
@@ -38,7 +38,7 @@ def paper_table(measuring: Measuring) -> dict[str, Any]:
         rows.append(row)
     figures = {
         "table": "paper",
-        "engine": measuring.engine.value,
+        "engine": (measuring.engine or EngineChoice.EAGER).value,
         "machine": describe_machine(),
         "timing_images": measuring.timing_images,
         "passes": measuring.passes,

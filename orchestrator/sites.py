@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from branchynet import artifact
 from branchynet.decisions.plans import Plan
 from branchynet.errors import InvalidInput
-from branchynet.models import cost, zoo
+from branchynet.models import zoo
 from cloud_node.settings import CloudSettings
 from edge_node.settings import EdgeSettings
 from simulations.capacity import Capacity
@@ -73,7 +73,7 @@ def plan_of(scenario: Scenario) -> Plan:
             raise InvalidInput(f"{name} is {value}; real nodes work as they do on this machine, so it must be 1")
     manifest = artifact.read_manifest(zoo.find(scenario.artifact))
     plan = scenario.plan.plan(manifest.cut, manifest.rule)
-    costs = cost(manifest.architecture)
+    costs = manifest.cost
     plan.rule.check_exits(costs.exits)
     if plan.cut > len(costs.stages):
         raise InvalidInput(f"cut is {plan.cut}; {scenario.artifact} has cuts 0 to {len(costs.stages)}")

@@ -47,8 +47,8 @@ def held_out_images(manifest: Manifest, data: Path | None) -> Dataset:
 
 def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest, OutcomeTable]:
     """An artifact's manifest, and its outcomes on the images that were held out when it was trained."""
-    manifest, network = artifacts.load(zoo.find(name_or_folder))
-    return manifest, measure_outcomes(network, cost(manifest.architecture), held_out_images(manifest, data))
+    manifest, network = artifacts.load_runner(zoo.find(name_or_folder))
+    return manifest, measure_outcomes(network, manifest.cost, held_out_images(manifest, data))
 
 
 def choose_rule(
@@ -105,14 +105,14 @@ def assemble(
 def _test_results(folder: Path, manifest: Manifest, rule: ExitRule, test: Dataset) -> dict[str, Any]:
     """Results of the artifact as it lies on disk, so that a reader who loads it finds the same."""
     _, network = artifacts.load(folder)
-    table = measure_outcomes(network, cost(manifest.architecture), test)
+    table = measure_outcomes(network, manifest.cost, test)
     baseline = artifacts.load_baseline(folder, manifest)
     return {
         "images": len(test),
         **_result_json(table.apply(rule)),
         "exit_accuracies": [round(float(right.mean()), 6) for right in table.correct],
         "trunk_accuracy": round(trunk_accuracy(baseline, test), 6),
-        "trunk_macs": cost(manifest.architecture).trunk_macs,
+        "trunk_macs": manifest.cost.trunk_macs,
     }
 
 

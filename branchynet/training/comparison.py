@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from branchynet import artifact as artifacts
 from branchynet.decisions.exits import ExitRule
+from branchynet.engine import Engine, Runner
 from branchynet.training.evaluation import Evaluated, early_exit_figures, trunk_figures
-from branchynet.training.runners import headless, plain, runner
 from branchynet.training.timings import (
     Contender,
+    Images,
     Timings,
     early_exit_contenders,
     forced_exit_contenders,
+    run_plain,
     time_in_turn,
-    trunk_contender,
 )
 from branchynet.training.yardsticks import Yardstick, yardstick_figures
 
@@ -30,7 +33,7 @@ def measure_timings(
     yardsticks: Sequence[Yardstick],
     images: NDArray[np.uint8],
     passes: int,
-    engines: Sequence[str],
+    engines: Sequence[Engine],
     *,
     by_exit: bool = False,
     on_image: Callable[[int], None] = lambda _: None,
@@ -41,19 +44,26 @@ def measure_timings(
     `without_heads` and, with *by_exit*, `exit_0`, `exit_1`, …: leaving there; each yard-stick by its kind.
     """
     singles = list(images[:, None])
-    network, stages = evaluated.network, evaluated.network.total_stages
     contenders: dict[str, dict[str, Contender]] = {}
     for engine in engines:
-        trunk = runner(plain(evaluated.baseline), engine)
-        whole, bare = runner(network, engine), runner(headless(network), engine)
-        here = contenders[engine] = {"trunk": trunk_contender(trunk, singles)}
+        _, network = artifacts.load_runner(evaluated.folder, engine=engine)
+        trunk = artifacts.load_trunk(evaluated.folder, evaluated.manifest, engine=engine)
+        here = contenders[engine.value] = {"trunk": partial(_run_one, trunk, singles)}
         for name, rule in rules.items():
-            here |= early_exit_contenders(name, whole, bare, stages, rule, singles)
+            here |= early_exit_contenders(name, network, rule, singles)
             if by_exit:
-                here |= forced_exit_contenders(name, whole, stages, rule, singles)
+                here |= forced_exit_contenders(name, network, rule, singles)
         for yardstick in yardsticks:
-            here[yardstick.kind] = yardstick.contender(runner(plain(yardstick.network), engine), trunk, singles)
+            here[yardstick.kind] = partial(_run_yardstick, yardstick, yardstick.network(engine), trunk, singles)
     return time_in_turn(contenders, len(singles), passes, on_image)
+
+
+def _run_one(network: Runner, images: Images, index: int) -> object:
+    return run_plain(network, images[index])
+
+
+def _run_yardstick(yardstick: Yardstick, small: Runner, trunk: Runner, images: Images, index: int) -> object:
+    return yardstick.run(small, trunk, images[index])
 
 
 def compare(evaluated: Evaluated, yardsticks: Sequence[Yardstick], timings: Timings) -> dict[str, Any]:

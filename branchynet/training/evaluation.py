@@ -20,8 +20,9 @@ from branchynet import artifact as artifacts
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, wilson_interval
 from branchynet.decisions.paired import PairedComparison, compare_paired
+from branchynet.engine import Array, Runner
 from branchynet.manifest import Manifest
-from branchynet.models import cost, zoo
+from branchynet.models import zoo
 from branchynet.network import BranchyNet
 from branchynet.profile import NetworkCost
 from branchynet.training.datasets import Dataset
@@ -31,12 +32,12 @@ __all__ = [
     "Evaluated",
     "accuracy_figures",
     "early_exit_figures",
+    "exit_logits",
     "measure_outcomes",
     "paired_figures",
     "score",
     "trunk_accuracy",
     "trunk_figures",
-    "trunk_logits",
 ]
 
 BATCH = 500
@@ -44,21 +45,15 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An artifact and what its exits and its plain trunk say about a data set.
+    """The artifact in *folder*, and what its exits and its plain trunk say about a data set.
 
-    *table*: every exit's logits, with MACs; *trunk_logits*: float32 [N, C] of *baseline*, the plain trunk.
+    *table*: every exit's logits, with MACs; *trunk_logits*: float32 [N, C] of the plain trunk.
     """
 
+    folder: Path
     manifest: Manifest
-    network: BranchyNet
-    baseline: BranchyNet
     table: OutcomeTable
     trunk_logits: NDArray[np.float32]
-
-    @property
-    def cost(self) -> NetworkCost:
-        """What the network costs."""
-        return cost(self.manifest.architecture)
 
     @property
     def trunk_right(self) -> NDArray[np.bool_]:
@@ -68,46 +63,44 @@ class Evaluated:
 
 def score(name_or_folder: str | Path, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None) -> Evaluated:
     """Load an artifact and score its exits and its plain trunk on *dataset*; *on_image* counts to twice its size."""
-    folder = zoo.find(name_or_folder)
-    manifest, network = artifacts.load(folder)
-    baseline = artifacts.load_baseline(folder, manifest)
-    table = measure_outcomes(network, cost(manifest.architecture), dataset, on_image)
-    logits = trunk_logits(baseline, dataset, lambda done: on_image(len(dataset) + done))
-    return Evaluated(manifest, network, baseline, table, logits)
+    folder, threads = zoo.find(name_or_folder), torch.get_num_threads()
+    manifest, network = artifacts.load_runner(folder, threads=threads)
+    trunk = artifacts.load_trunk(folder, manifest, threads=threads)
+    table = measure_outcomes(network, manifest.cost, dataset, on_image)
+    logits = exit_logits(trunk, dataset, lambda done: on_image(len(dataset) + done))[0]
+    return Evaluated(folder, manifest, table, logits)
 
 
-@torch.inference_mode()
 def measure_outcomes(
-    network: BranchyNet, cost: NetworkCost, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None
+    network: Runner, cost: NetworkCost, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None
 ) -> OutcomeTable:
     """Every exit's logits on *dataset*, with the MACs (heads counted) of leaving at each exit.
 
     *on_image* is told how many images are done.
     """
-    parts = []
-    for start in range(0, len(dataset), BATCH):
-        images = torch.from_numpy(dataset.images[start : start + BATCH])
-        parts.append(torch.stack(network(network.normalisation(images))).numpy())
-        on_image(min(start + BATCH, len(dataset)))
-    return OutcomeTable(np.concatenate(parts, axis=1), dataset.labels, cost.macs_by_exit(heads=True))
+    return OutcomeTable(exit_logits(network, dataset, on_image), dataset.labels, cost.macs_by_exit(heads=True))
 
 
-@torch.inference_mode()
-def trunk_logits(
-    baseline: BranchyNet, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None
+def exit_logits(
+    network: Runner, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float32]:
-    """What the plain trunk says about *dataset*: float32 [N, C]."""
+    """What every exit of *network* says about *dataset*, none of them taken: float32 [E, N, C]."""
     parts = []
     for start in range(0, len(dataset), BATCH):
-        images = torch.from_numpy(dataset.images[start : start + BATCH])
-        parts.append(baseline.trunk(baseline.normalisation(images)).numpy())
+        x: Array = dataset.images[start : start + BATCH]
+        scored = []
+        for index in range(network.total_stages):
+            x, logits = network.run(index, x)
+            if logits is not None:
+                scored.append(logits)
+        parts.append(np.stack(scored))
         on_image(min(start + BATCH, len(dataset)))
-    return np.concatenate(parts)
+    return np.concatenate(parts, axis=1)
 
 
 def trunk_accuracy(baseline: BranchyNet, dataset: Dataset) -> float:
-    """Accuracy 0..1 of the plain trunk on *dataset*."""
-    return float((trunk_logits(baseline, dataset).argmax(axis=1) == dataset.labels).mean())
+    """Accuracy 0..1 on *dataset* of the plain trunk, as `artifact.load_baseline` gives it."""
+    return float((exit_logits(baseline.plain(), dataset)[0].argmax(axis=1) == dataset.labels).mean())
 
 
 def trunk_figures(evaluated: Evaluated, timings: Timings) -> dict[str, Any]:
@@ -117,7 +110,7 @@ def trunk_figures(evaluated: Evaluated, timings: Timings) -> dict[str, Any]:
         "ms": timings.median("trunk"),
         "ms_spread": timings.spread("trunk"),
         "engine": timings.engine_of("trunk"),
-        "macs": evaluated.cost.trunk_macs,
+        "macs": evaluated.manifest.cost.trunk_macs,
     }
 
 
@@ -125,7 +118,7 @@ def early_exit_figures(
     evaluated: Evaluated, rule: ExitRule, timings: Timings, contender: str = "early_exit"
 ) -> dict[str, Any]:
     """The network under *rule*, timed as *contender*; see `docs/figures.md` for every key."""
-    table, counted = evaluated.table, evaluated.cost
+    table, counted = evaluated.table, evaluated.manifest.cost
     result = table.apply(rule)
     right = table.correct[table.exit_of(rule), np.arange(len(table.labels))]
     bare_macs = float(np.array(result.exit_shares) @ counted.macs_by_exit(heads=False))

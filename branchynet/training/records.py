@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from branchynet import artifact as artifacts
 from branchynet.decisions.outcomes import wilson_interval
-from branchynet.manifest import Manifest, stage_file
+from branchynet.manifest import Manifest
 
 __all__ = ["record", "summary"]
 
 DIGITS = 6
 
 
-def record(folder: Path, figures: dict[str, Any], yardsticks: dict[str, str]) -> Manifest:
+def record(folder: Path, figures: dict[str, Any], yardsticks: Mapping[str, str]) -> Manifest:
     """Put *figures* of a whole evaluation under `results.test` of the artifact in *folder*, and its *yardsticks*.
 
     The content hash does not cover results, so halves that run elsewhere still fit.
@@ -46,7 +47,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "name": manifest.name,
         "folder": str(folder),
         "network": manifest.architecture.name,
-        "variant": manifest.architecture.variant,
+        "variant": getattr(manifest.architecture, "variant", None),  # an exported network has none
         "dataset": manifest.dataset,
         "images": images,
         "accuracy": accuracy,
@@ -60,7 +61,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "thresholds": list(manifest.rule.thresholds),
         "stages": manifest.stages,
         "cut": manifest.cut,
-        "weight_bytes": sum((folder / stage_file(index)).stat().st_size for index in range(manifest.stages)),
+        "weight_bytes": sum((folder / manifest.file(index)).stat().st_size for index in range(manifest.stages)),
         "content_hash": manifest.content_hash,
     }
 

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from branchynet.decisions.exits import ExitRule
-from branchynet.training.runners import Runner
+from branchynet.engine import Array, Runner
 
 __all__ = [
     "Contender",
@@ -25,8 +24,8 @@ __all__ = [
     "Timings",
     "early_exit_contenders",
     "forced_exit_contenders",
+    "run_plain",
     "time_in_turn",
-    "trunk_contender",
 ]
 
 WARM_UP = 2
@@ -108,50 +107,41 @@ def time_in_turn(
     return Timings({engine: {name: next(columns) for name in named} for engine, named in contenders.items()})
 
 
-def trunk_contender(trunk: Runner, images: Images) -> Contender:
-    """A plain network of one stage."""
-    return lambda i: trunk.run(0, images[i])
+def run_plain(network: Runner, image: Array) -> Array:
+    """Logits [B, C] of a *network* of one exit for *image*, uint8 [B, C, H, W]."""
+    x, logits = image, None
+    for stage in range(network.total_stages):
+        x, logits = network.run(stage, x)
+    assert logits is not None
+    return logits
 
 
-def early_exit_contenders(
-    name: str, network: Runner, headless: Runner, stages: int, rule: ExitRule, images: Images
-) -> dict[str, Contender]:
+def early_exit_contenders(name: str, network: Runner, rule: ExitRule, images: Images) -> dict[str, Contender]:
     """*name*: the network under *rule*, all counted. *name*/without_heads: the trunk segments that each image needs.
 
     The second is what the released code of 2016 timed: neither branch heads nor the rule lie between its clock reads.
     """
-    segments = [_stages_needed(network, image, stages, rule) for image in images]
+    bare, stages = network.without_branches(), network.total_stages
+    taken = [int(network.resume(image, 0, stages, rule).exits[0]) for image in images]
+    last_stages = [network.exit_of_stage.index(number) for number in taken]
 
     def without_heads(index: int) -> None:
-        x: NDArray[Any] = images[index]
-        for stage in range(segments[index]):
-            x, _ = headless.run(stage, x)
+        x: Array = images[index]
+        for stage in range(last_stages[index] + 1):
+            x, _ = bare.run(stage, x)
 
     return {name: lambda i: network.resume(images[i], 0, stages, rule), f"{name}/without_heads": without_heads}
 
 
-def forced_exit_contenders(
-    name: str, network: Runner, stages: int, rule: ExitRule, images: Images
-) -> dict[str, Contender]:
+def forced_exit_contenders(name: str, network: Runner, rule: ExitRule, images: Images) -> dict[str, Contender]:
     """*name*/exit_0, *name*/exit_1, …: every image leaves there, after all heads and rules on its way."""
-    criterion, early = rule.criterion, len(rule.thresholds)
+    criterion, early = rule.criterion, network.exits - 1
 
     def leave_at(number: int) -> Contender:
         forced = ExitRule(criterion, (criterion.never,) * number + (criterion.always,) * (early - number))
-        return lambda i: network.resume(images[i], 0, stages, forced)
+        return lambda i: network.resume(images[i], 0, network.total_stages, forced)
 
-    return {f"{name}/exit_{number}": leave_at(number) for number in range(early + 1)}
-
-
-def _stages_needed(network: Runner, image: NDArray[np.uint8], stages: int, rule: ExitRule) -> int:
-    """How many stages run until *image* leaves under *rule*."""
-    x: NDArray[Any] = image
-    for last in range(1, stages):
-        progress = network.resume(x, last - 1, last, rule)
-        if not len(progress.remaining):
-            return last
-        x = np.asarray(progress.features)
-    return stages
+    return {f"{name}/exit_{number}": leave_at(number) for number in range(network.exits)}
 
 
 @contextmanager

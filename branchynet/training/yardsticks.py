@@ -19,15 +19,14 @@ from branchynet import artifact as artifacts
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.decisions.paired import compare_paired
+from branchynet.engine import Engine, Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
-from branchynet.models import cost, zoo
-from branchynet.network import BranchyNet
+from branchynet.models import zoo
 from branchynet.training.assembly import CANDIDATES, MAX_DROP, choose_rule, held_out_images
 from branchynet.training.datasets import Dataset
-from branchynet.training.evaluation import Evaluated, accuracy_figures, measure_outcomes, paired_figures, trunk_logits
-from branchynet.training.runners import Runner
-from branchynet.training.timings import Contender, Images, Timings, trunk_contender
+from branchynet.training.evaluation import Evaluated, accuracy_figures, exit_logits, measure_outcomes, paired_figures
+from branchynet.training.timings import Timings, run_plain
 
 __all__ = ["Yardstick", "cascade_yardstick", "static_yardstick", "verdict", "yardstick_figures"]
 
@@ -36,14 +35,14 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Yardstick:
-    """A network of one exit alone (*kind* static), or before a plain trunk (cascade).
+    """The network of one exit in *folder*, alone (*kind* static) or before a plain trunk (cascade).
 
     *table*: outcomes on the test set with one exit or two; *rule*: without a threshold or with one.
     """
 
     kind: Literal["static", "cascade"]
+    folder: Path
     manifest: Manifest
-    network: BranchyNet
     table: OutcomeTable
     rule: ExitRule
 
@@ -52,25 +51,23 @@ class Yardstick:
         """Whether each sample is answered rightly: bool [N]."""
         return self.table.correct[self.table.exit_of(self.rule), np.arange(len(self.table.labels))]
 
-    def contender(self, small: Runner, trunk: Runner, images: Images) -> Contender:
+    def network(self, engine: Engine) -> Runner:
+        """The small network on *engine*."""
+        return artifacts.load_runner(self.folder, engine=engine)[1]
+
+    def run(self, small: Runner, trunk: Runner, image: NDArray[np.uint8]) -> object:
         """What is timed: the small network, and for a cascade the rule and, if it says so, the trunk on the image."""
-        if self.kind == "static":
-            return trunk_contender(small, images)
-
-        def ask(index: int) -> None:
-            _, logits = small.run(0, images[index])
-            assert logits is not None
-            if not self.rule.leaves(0, logits).all():
-                trunk.run(0, images[index])
-
-        return ask
+        logits = run_plain(small, image)
+        if self.kind == "cascade" and not self.rule.leaves(0, logits).all():
+            logits = run_plain(trunk, image)
+        return logits
 
 
 def static_yardstick(name: str | Path, evaluated: Evaluated, dataset: Dataset) -> Yardstick:
     """The artifact *name* beside *evaluated*. Raises `InvalidInput` if it has branches or was made for other images."""
-    manifest, network = _load_plain(name, evaluated.manifest)
-    table = measure_outcomes(network, cost(manifest.architecture), dataset)
-    return Yardstick("static", manifest, network, table, ExitRule.never(1))
+    folder, manifest = _find_plain(name, evaluated.manifest)
+    table = measure_outcomes(artifacts.load_runner(folder)[1], manifest.cost, dataset)
+    return Yardstick("static", folder, manifest, table, ExitRule.never(1))
 
 
 def cascade_yardstick(name: str | Path, evaluated: Evaluated, dataset: Dataset, data: Path | None) -> Yardstick:
@@ -79,21 +76,22 @@ def cascade_yardstick(name: str | Path, evaluated: Evaluated, dataset: Dataset, 
     Raises `InvalidInput` if *name* has branches, was made for other images, or was trained on images that the trunk's
     training held out; `Unavailable` if the training images are not here, for the threshold comes from those held out.
     """
-    manifest, network = _load_plain(name, evaluated.manifest)
+    folder, manifest = _find_plain(name, evaluated.manifest)
     ours, theirs = (m.training.get("recipe") or {} for m in (evaluated.manifest, manifest))
     if any(ours.get(key) != theirs.get(key) for key in ("calibration_images", "seed")):
         raise InvalidInput(f"{manifest.name} and {evaluated.manifest.name} held out different images when trained")
     held_out = held_out_images(evaluated.manifest, data)
-    trunk_macs = evaluated.cost.trunk_macs
+    small = artifacts.load_runner(folder)[1]
+    trunk = artifacts.load_trunk(evaluated.folder, evaluated.manifest)
+    macs, trunk_macs = manifest.cost.trunk_macs, evaluated.manifest.cost.trunk_macs
 
-    def outcomes(images: Dataset, trunk: NDArray[np.float32]) -> OutcomeTable:
-        small = measure_outcomes(network, cost(manifest.architecture), images)
-        costs = small.costs[0] + np.array([0, trunk_macs], dtype=np.float64)
-        return OutcomeTable(np.stack([small.logits[0], trunk]), images.labels, costs)
+    def outcomes(images: Dataset, trunk_logits: NDArray[np.float32]) -> OutcomeTable:
+        logits = np.stack([exit_logits(small, images)[0], trunk_logits])
+        return OutcomeTable(logits, images.labels, np.array([macs, macs + trunk_macs], dtype=np.float64))
 
-    calibration = outcomes(held_out, trunk_logits(evaluated.baseline, held_out))
+    calibration = outcomes(held_out, exit_logits(trunk, held_out)[0])
     _, chosen = choose_rule(calibration, Criterion.ENTROPY, MAX_DROP, CANDIDATES)
-    return Yardstick("cascade", manifest, network, outcomes(dataset, evaluated.trunk_logits), chosen.rule)
+    return Yardstick("cascade", folder, manifest, outcomes(dataset, evaluated.trunk_logits), chosen.rule)
 
 
 def yardstick_figures(
@@ -143,10 +141,11 @@ def verdict(difference: float, p_value: float, macs_ratio: float, ms_ratio: floa
     return f"{winner}: {accuracy}, {macs}, {ms}"
 
 
-def _load_plain(name: str | Path, beside: Manifest) -> tuple[Manifest, BranchyNet]:
-    manifest, network = artifacts.load(zoo.find(name))
-    if network.exits != 1:
-        raise InvalidInput(f"{manifest.name} has {network.exits} exits; a yard-stick is a plain network with one")
+def _find_plain(name: str | Path, beside: Manifest) -> tuple[Path, Manifest]:
+    folder = zoo.find(name)
+    manifest = artifacts.read_manifest(folder)
+    if manifest.cost.exits != 1:
+        raise InvalidInput(f"{manifest.name} has {manifest.cost.exits} exits; a yard-stick is a plain network with one")
     if (manifest.dataset, manifest.labels) != (beside.dataset, beside.labels):
         raise InvalidInput(f"{manifest.name} is for {manifest.dataset}, {beside.name} for {beside.dataset}")
-    return manifest, network
+    return folder, manifest

@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from network_examples import HELD_OUT, LENET, exit_logits, mixing_rule, pictures, random_network, save_artifact
 
 from branchynet import artifact
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, wilson_interval
+from branchynet.engine import Engine
 from branchynet.models import cost, zoo
 from branchynet.training import evaluation
 from branchynet.training.comparison import compare, measure_timings
@@ -48,7 +48,7 @@ def evaluated(tmp_path):
     table = OutcomeTable(logits, np.array([1, 1, 2, 2]), cost(LENET).macs_by_exit(heads=True))
     trunk = np.zeros((4, 10), dtype=np.float32)
     trunk[[0, 1, 2, 3], [5, 1, 5, 2]] = 1
-    return Evaluated(manifest, random_network(), random_network(), table, trunk)
+    return Evaluated(tmp_path, manifest, table, trunk)
 
 
 def test_the_figures_have_the_documented_keys(evaluated):
@@ -102,7 +102,7 @@ def test_a_table_predicts_what_the_network_does():
     rule = mixing_rule(random_network(), images)
     labels = np.arange(40) % 10
     table = measure_outcomes(random_network(), cost(LENET), labelled(images, labels))
-    ran = random_network().resume(torch.from_numpy(images), 0, 2, rule)
+    ran = random_network().resume(images, 0, 2, rule)
     np.testing.assert_array_equal(table.exit_of(rule), ran.exits)
     assert table.apply(rule).accuracy == (ran.logits.argmax(1) == labels).mean()
 
@@ -136,7 +136,7 @@ def test_an_artifact_is_timed_under_every_rule_that_is_asked(by_exit):
     sample = load_sample().take(range(20))
     shipped = score("lenet-fashion", sample)
     rules = {"early_exit": shipped.manifest.rule, "everyone": ExitRule.never(2)}
-    timings = measure_timings(shipped, rules, [], sample.images[:3], 2, ["eager"], by_exit=by_exit)
+    timings = measure_timings(shipped, rules, [], sample.images[:3], 2, [Engine.EAGER], by_exit=by_exit)
     parts = {"without_heads", "exit_0", "exit_1"} if by_exit else {"without_heads"}
     assert set(timings.ms["eager"]) == {"trunk", *rules} | {f"{rule}/{part}" for rule in rules for part in parts}
     assert len(compare(shipped, [], timings)["early_exit"]["exit_ms"]) == (2 if by_exit else 0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from branchynet.engine import Engine
 from branchynet.training.comparison import compare, measure_timings
 from branchynet.training.datasets import load_sample
 from branchynet.training.evaluation import score
@@ -18,8 +19,8 @@ def drawn():
     """A shipped artifact on 200 images, and its figures with a yard-stick put in by hand."""
     sample = load_sample().take(range(200))
     evaluated = score("lenet-fashion", sample)
-    timings = measure_timings(evaluated, {"early_exit": evaluated.manifest.rule}, [], sample.images[:2], 1, ["eager"],
-                              by_exit=True)  # fmt: skip
+    rules = {"early_exit": evaluated.manifest.rule}
+    timings = measure_timings(evaluated, rules, [], sample.images[:2], 1, [Engine.EAGER], by_exit=True)
     figures = {
         "artifact": "lenet-fashion",
         "images": 200,

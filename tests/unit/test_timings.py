@@ -2,20 +2,21 @@
 
 import numpy as np
 import pytest
-import torch
 from network_examples import LENET, exit_logits, mixing_rule, pictures, random_network
 
 from branchynet import artifact
 from branchynet.decisions.exits import ExitRule
+from branchynet.engine import Engine
+from branchynet.export import trunk_runner
 from branchynet.models import zoo
+from branchynet.network import BranchyNet
 from branchynet.training import timings
-from branchynet.training.runners import ENGINES, headless, plain, runner
 from branchynet.training.timings import (
     Timings,
     early_exit_contenders,
     forced_exit_contenders,
+    run_plain,
     time_in_turn,
-    trunk_contender,
 )
 
 MS = Timings(
@@ -73,35 +74,18 @@ def test_timing_uses_one_thread_and_gives_the_others_back(monkeypatch):
     assert set_to == [1, 5]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", Engine)
 def test_a_plain_network_answers_as_the_trunk(engine):
     network, images = random_network(), pictures(LENET, 3)
-    one_stage = plain(network)
-    assert (one_stage.total_stages, one_stage.exits, one_stage.training) == (1, 1, False)
-    _, logits = runner(one_stage, engine).run(0, images)
-    np.testing.assert_allclose(logits, exit_logits(network, images)[-1], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_headless_network_hands_on_what_the_whole_one_does(engine):
-    network, images = random_network(), pictures(LENET, 2)
-    bare = runner(headless(network), engine)
-    features, nothing = bare.run(0, images)
-    with torch.inference_mode():
-        expected = network.stage(0).trunk(network.normalisation(torch.from_numpy(images)))
-    np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
-    assert nothing is None
-    _, logits = bare.run(1, features)
-    np.testing.assert_allclose(logits, exit_logits(network, images)[-1], rtol=1e-4, atol=1e-5)
+    logits = run_plain(trunk_runner(network, engine), images)
+    np.testing.assert_allclose(logits, exit_logits(network, images)[-1], rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_layers_that_an_image_needs_are_run():
     _, network = artifact.load(zoo.find("lenet-fashion"))  # one of its own: it gets hooks
     images = pictures(LENET, 4)
     rule = mixing_rule(network, images)
-    singles = list(images[:, None])
-    contenders = early_exit_contenders("early", runner(network, "eager"), runner(headless(network), "eager"), 2,
-                                       rule, singles)  # fmt: skip
+    contenders = early_exit_contenders("early", network, rule, list(images[:, None]))
     first, branch, second, final = (
         Calls(module)
         for module in (network.stage(0).trunk, network.stage(0).head, network.stage(1).trunk, network.stage(1).head)
@@ -122,22 +106,19 @@ def test_only_the_layers_that_an_image_needs_are_run():
 def test_images_can_be_made_to_leave_at_each_exit(criterion):
     taken = []
 
-    class Remembering:
-        def resume(self, x, first, last, rule):
-            progress = random_network().resume(torch.from_numpy(x), first, last, rule)
+    class Remembering(BranchyNet):
+        def resume(self, *arguments):
+            progress = super().resume(*arguments)
             taken.append(int(progress.exits[0]))
+            return progress
 
-    rule = ExitRule(criterion, (0.5,))
-    contenders = forced_exit_contenders("early", Remembering(), 2, rule, list(pictures(LENET, 3)[:, None]))
+    network = random_network().part(0, 2)
+    network.__class__ = Remembering
+    contenders = forced_exit_contenders(
+        "early", network, ExitRule(criterion, (0.5,)), list(pictures(LENET, 3)[:, None])
+    )
     assert list(contenders) == ["early/exit_0", "early/exit_1"]
     for call in contenders.values():
         for image in range(3):
             call(image)
     assert taken == [0, 0, 0, 1, 1, 1]
-
-
-def test_a_trunk_contender_runs_the_image_it_is_told():
-    images = list(pictures(LENET, 3)[:, None])
-    whole = runner(plain(random_network()), "eager")
-    run = trunk_contender(whole, images)
-    np.testing.assert_array_equal(run(2)[1], whole.run(0, images[2])[1])

@@ -11,6 +11,7 @@ from plain_networks import register_plain
 from branchynet import artifact
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
+from branchynet.engine import Engine
 from branchynet.errors import InvalidInput
 from branchynet.models import cost
 from branchynet.prediction import Place
@@ -18,7 +19,7 @@ from branchynet.training import datasets
 from branchynet.training.assembly import CANDIDATES, MAX_DROP, assemble, choose_rule
 from branchynet.training.comparison import compare, measure_timings
 from branchynet.training.datasets import split_calibration
-from branchynet.training.evaluation import measure_outcomes, score, trunk_logits
+from branchynet.training.evaluation import exit_logits, measure_outcomes, score
 from branchynet.training.joint import train
 from branchynet.training.yardsticks import cascade_yardstick, static_yardstick, verdict
 from edge_node.node import EdgeNode
@@ -80,12 +81,12 @@ def test_a_cascade_asks_the_trunk_about_what_the_small_network_doubts(folders, e
     manifest, small = artifact.load(folders[1])
     held_out = split_calibration(WHOLE, TINY.calibration_images, TINY.seed)[1]
     macs = cost(manifest.architecture).trunk_macs
-    costs = np.array([macs, macs + early.cost.trunk_macs], dtype=float)
+    costs = np.array([macs, macs + early.manifest.cost.trunk_macs], dtype=float)
     np.testing.assert_array_equal(yardstick.table.costs, costs)
     np.testing.assert_array_equal(yardstick.table.logits[1], early.trunk_logits)
-    calibration = OutcomeTable(
-        np.stack([measure_outcomes(small, cost(manifest.architecture), held_out).logits[0],
-                  trunk_logits(early.baseline, held_out)]), held_out.labels, costs)  # fmt: skip
+    trunk = artifact.load_trunk(early.folder, early.manifest)
+    logits = np.stack([exit_logits(network, held_out)[0] for network in (small, trunk)])
+    calibration = OutcomeTable(logits, held_out.labels, costs)
     _, chosen = choose_rule(calibration, Criterion.ENTROPY, MAX_DROP, CANDIDATES)
     assert yardstick.rule == chosen.rule
     taken = yardstick.table.exit_of(yardstick.rule)
@@ -100,6 +101,8 @@ def test_a_cascade_is_timed_as_it_would_run(folders, early):
     ran = []
 
     class Remembering:
+        total_stages = 1
+
         def __init__(self, name, logits):
             self.name, self.logits = name, logits
 
@@ -107,12 +110,9 @@ def test_a_cascade_is_timed_as_it_would_run(folders, early):
             ran.append((self.name, int(x[0, 0, 0, 0])))
             return x, self.logits[int(x[0, 0, 0, 0])][None]
 
-    images = [np.full((1, 1, 28, 28), position, dtype=np.uint8) for position in range(len(TEST))]
-    ask = median.contender(
-        Remembering("small", median.table.logits[0]), Remembering("trunk", early.trunk_logits), images
-    )
+    small, trunk = Remembering("small", median.table.logits[0]), Remembering("trunk", early.trunk_logits)
     for position in range(len(TEST)):
-        ask(position)
+        median.run(small, trunk, np.full((1, 1, 28, 28), position, dtype=np.uint8))
     assert [position for name, position in ran if name == "small"] == list(range(len(TEST)))
     asked = [position for name, position in ran if name == "trunk"]
     np.testing.assert_array_equal(asked, np.flatnonzero(median.table.exit_of(median.rule)))
@@ -121,7 +121,7 @@ def test_a_cascade_is_timed_as_it_would_run(folders, early):
 def test_yardsticks_come_with_their_figures_and_a_verdict(folders, early):
     yardsticks = [static_yardstick(folders[1], early, TEST), cascade_yardstick(folders[1], early, TEST, None)]
     rules = {"early_exit": early.manifest.rule}
-    timings = measure_timings(early, rules, yardsticks, TEST.images[:3], 2, ["eager"])
+    timings = measure_timings(early, rules, yardsticks, TEST.images[:3], 2, [Engine.EAGER])
     figures = compare(early, yardsticks, timings)["yardsticks"]
     assert list(figures) == ["static", "cascade"]
     for kind, measured in figures.items():
