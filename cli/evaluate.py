@@ -34,7 +34,7 @@ def evaluate(
         typer.Option(help="What runs the layers; best: the quicker one for each network. Default: eager if it can."),
     ] = None,
     timing_images: Annotated[int, typer.Option(help="Images timed, drawn at random.", min=1)] = 300,
-    passes: Annotated[int, typer.Option(help="Timed passes over them; the median counts.", min=1)] = 5,
+    passes: Annotated[int, typer.Option(help="Timed passes over them; each image's median counts.", min=1)] = 5,
     static: Annotated[
         str | None, typer.Option(help="A plain network to measure beside it; the manifest's if not given.")
     ] = None,

@@ -40,8 +40,8 @@ def print_evaluation(figures: Mapping[str, Any], source: str, left_out: Mapping[
     low, high = against["interval"]
     console.print(
         f"early exit against plain trunk: {100 * against['difference']:+.2f} points (95 % {100 * low:+.2f} – "
-        f"{100 * high:+.2f}, McNemar p = {against['p_value']:.2g}); gain in ms in single passes "
-        f"{_times(early['gain_ms_spread'])}, without heads {_times(early['gain_ms_without_heads_spread'])}"
+        f"{100 * high:+.2f}, McNemar p = {against['p_value']:.2g}); gain in ms in single "
+        f"passes {_times(early['gain_ms_spread'])}, without heads {_times(early['gain_ms_without_heads_spread'])}"
     )
     thresholds = ", ".join(f"{threshold:.4g}" for threshold in early["thresholds"]) or "none"
     exits = percents(early["exit_accuracies"], 2)
@@ -65,8 +65,8 @@ def measured_how(figures: Mapping[str, Any]) -> str:
         )
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "onnxruntime") if name in machine)
     return (
-        f"median of {figures['passes']} passes over {figures['timing_images']} images, batch 1, one thread, all in "
-        f"turn; engine {engine}; {machine['cpu']}, {machine['cores']} cores, {versions}"
+        f"mean of {figures['timing_images']} images, each by its median of {figures['passes']} passes, batch 1, one "
+        f"thread, all in turn; engine {engine}; {machine['cpu']}, {machine['cores']} cores, {versions}"
     )
 
 

@@ -1,7 +1,8 @@
 """Milliseconds per image at batch 1 on one thread, of everything that is to be compared, taking turns.
 
 On each image every contender runs once before the next image comes, so that a slow moment of the machine falls on all
-of them and their ratios hold while single numbers move.
+of them and their ratios hold while single numbers move. Each image is timed in several passes, and its median counts:
+what else runs on a machine interrupts single calls for longer than a small network takes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 WARM_UP = 2
+INTERRUPTED = 3.0
 
 # Called with the position of an image.
 Contender = Callable[[int], object]
@@ -38,43 +40,45 @@ Images = Sequence[NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds per image of each contender on each engine: `ms[engine][contender]` is float64 [passes].
+    """Milliseconds of each contender on each engine: `ms[engine][contender]` is float64 [passes, images].
 
-    A contender `early_exit/without_heads` is a part of `early_exit` and stays on its engine.
+    A contender `early_exit/without_heads` is a part of `early_exit` and stays on its engine. Spreads are `[low,
+    value, high]` with the lowest and the highest single pass.
     """
 
     ms: Mapping[str, Mapping[str, NDArray[np.float64]]]
 
     def engine_of(self, contender: str) -> str:
-        """The engine on which *contender*, or the whole that it is a part of, has the lowest median."""
+        """The engine that is quickest on *contender*, or on the whole that it is a part of."""
         whole = contender.partition("/")[0]
-        return min(self.ms, key=lambda engine: float(np.median(self.ms[engine][whole])))
+        return min(self.ms, key=lambda engine: _typical(self.ms[engine][whole]))
 
     def __getitem__(self, contender: str) -> NDArray[np.float64]:
-        """One value per pass on the quickest engine."""
+        """Of the quickest engine: float64 [passes, images]."""
         return self.ms[self.engine_of(contender)][contender]
 
     def median(self, contender: str) -> float:
-        """The median pass."""
-        return float(np.median(self[contender]))
+        """Mean over the images of each one's median pass."""
+        return _typical(self[contender])
 
     def spread(self, contender: str) -> list[float]:
-        """Lowest, median and highest pass."""
-        return _spread(self[contender])
+        """`median` between the lowest and the highest pass."""
+        return _spread(self.median(contender), _passes(self[contender]))
 
     def gain_spread(self, contender: str, over: str = "trunk") -> list[float]:
-        """Lowest, median and highest pass of how many times as long *over* took as *contender* in the same pass."""
-        return _spread(self[over] / self[contender])
+        """How many times as long *over* takes as *contender*, between the lowest and the highest pass."""
+        gain = self.median(over) / self.median(contender)
+        return _spread(gain, _passes(self[over]) / _passes(self[contender]))
 
     def exit_ms(self, contender: str) -> list[float]:
         """Medians of leaving at each exit, if that was timed."""
         measured = self.ms[self.engine_of(contender)]
-        return [float(np.median(ms)) for name, ms in measured.items() if name.startswith(f"{contender}/exit_")]
+        return [_typical(ms) for name, ms in measured.items() if name.startswith(f"{contender}/exit_")]
 
     def medians(self) -> dict[str, dict[str, float]]:
-        """The median pass of everything, by engine."""
+        """`median` of everything, by engine."""
         return {
-            engine: {name: round(float(np.median(ms)), 5) for name, ms in measured.items()}
+            engine: {name: round(_typical(ms), 5) for name, ms in measured.items()}
             for engine, measured in self.ms.items()
         }
 
@@ -87,10 +91,11 @@ def time_in_turn(
 ) -> Timings:
     """Time `contenders[engine][name]`, each called with 0 … *images* - 1, *passes* times.
 
-    Who goes first changes from image to image. Torch has one thread meanwhile. *on_image* is told how many are done.
+    Who goes first changes from image to image and from pass to pass. Torch has one thread meanwhile. *on_image* is
+    told how many are done.
     """
     calls = [call for named in contenders.values() for call in named.values()]
-    spent_s = np.zeros((passes, len(calls)))
+    spent_s = np.zeros((len(calls), passes, images))
     with _one_thread(), torch.inference_mode():
         for number in range(WARM_UP):
             for call in calls:
@@ -98,13 +103,13 @@ def time_in_turn(
         for number in range(passes):
             for image in range(images):
                 for offset in range(len(calls)):
-                    turn = (image + offset) % len(calls)
+                    turn = (image + number + offset) % len(calls)
                     started_s = time.perf_counter()
                     calls[turn](image)
-                    spent_s[number, turn] += time.perf_counter() - started_s
+                    spent_s[turn, number, image] = time.perf_counter() - started_s
                 on_image(number * images + image + 1)
-    columns = iter(1e3 * spent_s.T / images)
-    return Timings({engine: {name: next(columns) for name in named} for engine, named in contenders.items()})
+    spent_ms = iter(1e3 * spent_s)
+    return Timings({engine: {name: next(spent_ms) for name in named} for engine, named in contenders.items()})
 
 
 def run_plain(network: Runner, image: Array) -> Array:
@@ -154,5 +159,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _spread(values: NDArray[np.float64]) -> list[float]:
-    return [round(float(value), 5) for value in (values.min(), np.median(values), values.max())]
+def _typical(ms: NDArray[np.float64]) -> float:
+    """Mean over the images of each one's median pass, of *ms* [passes, images]."""
+    return float(np.median(ms, axis=0).mean())
+
+
+def _passes(ms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of each pass, float64 [passes]; a call that was interrupted counts as `INTERRUPTED` times its median."""
+    return np.asarray(np.minimum(ms, INTERRUPTED * np.median(ms, axis=0)).mean(axis=1))
+
+
+def _spread(value: float, passes: NDArray[np.float64]) -> list[float]:
+    return [round(float(end), 5) for end in (min(value, passes.min()), value, max(value, passes.max()))]
