@@ -89,14 +89,15 @@ class Measuring:
         from branchynet.training.comparison import measure_timings
 
         chosen = np.random.default_rng(0).permutation(len(dataset))[: self.timing_images]
-        task = bar.add_task("timing", total=self.passes * len(chosen), note="one thread, batch 1")
+        engines = self.engines(evaluated.manifest)
+        task = bar.add_task("timing", total=self.passes * len(engines) * len(chosen), note="one thread, batch 1")
         return measure_timings(
             evaluated,
             rules,
             yardsticks,
             dataset.images[chosen],
             self.passes,
-            self.engines(evaluated.manifest),
+            engines,
             by_exit=by_exit,
             on_image=lambda done: bar.update(task, completed=done),
         )

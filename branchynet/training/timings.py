@@ -7,6 +7,7 @@ what else runs on a machine interrupts single calls for longer than a small netw
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,6 @@ __all__ = [
     "time_in_turn",
 ]
 
-WARM_UP = 2
 INTERRUPTED = 3.0
 
 # Called with the position of an image.
@@ -91,25 +91,28 @@ def time_in_turn(
 ) -> Timings:
     """Time `contenders[engine][name]`, each called with 0 … *images* - 1, *passes* times.
 
-    Who goes first changes from image to image and from pass to pass. Torch has one thread meanwhile. *on_image* is
-    told how many are done.
+    In each pass the engines follow one another, so that none finds its caches emptied by another. On each image the
+    contenders of an engine follow one another, and who goes first changes. Torch has one thread meanwhile. *on_image*
+    is told how many of *passes* · engines · *images* are done.
     """
-    calls = [call for named in contenders.values() for call in named.values()]
-    spent_s = np.zeros((len(calls), passes, images))
+    spent_s = {engine: np.zeros((len(named), passes, images)) for engine, named in contenders.items()}
+    done = 0
     with _one_thread(), torch.inference_mode():
-        for number in range(WARM_UP):
-            for call in calls:
-                call(number % images)
-        for number in range(passes):
+        for call in (call for named in contenders.values() for call in named.values()):
+            call(0)  # warms up
+        for number, (engine, named) in itertools.product(range(passes), contenders.items()):
+            calls = list(named.values())
             for image in range(images):
                 for offset in range(len(calls)):
                     turn = (image + number + offset) % len(calls)
                     started_s = time.perf_counter()
                     calls[turn](image)
-                    spent_s[turn, number, image] = time.perf_counter() - started_s
-                on_image(number * images + image + 1)
-    spent_ms = iter(1e3 * spent_s)
-    return Timings({engine: {name: next(spent_ms) for name in named} for engine, named in contenders.items()})
+                    spent_s[engine][turn, number, image] = time.perf_counter() - started_s
+                done += 1
+                on_image(done)
+    return Timings(
+        {engine: dict(zip(named, 1e3 * spent_s[engine], strict=True)) for engine, named in contenders.items()}
+    )
 
 
 def run_plain(network: Runner, image: Array) -> Array:

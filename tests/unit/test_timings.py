@@ -72,17 +72,23 @@ def test_a_spread_shows_how_passes_differ():
 
 def test_everyone_runs_once_on_every_image_and_the_first_turn_goes_round():
     seen, done = [], []
-    names = ("a", "b", "c")
-    contenders = {"eager": {name: lambda image, name=name: seen.append((image, name)) for name in names}}
+
+    def contender(engine, name):
+        return lambda image: seen.append((engine, image, name))
+
+    contenders = {engine: {name: contender(engine, name) for name in "abc"} for engine in ("eager", "onnx")}
     measured = time_in_turn(contenders, 4, 2, done.append)
-    timed = seen[timings.WARM_UP * 3 :]
-    assert [image for image, _ in timed] == [image for image in range(4) for _ in names] * 2
-    turns = [[name for _, name in timed[start : start + 3]] for start in range(0, len(timed), 3)]
-    assert turns[:4] == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
-    assert turns[4] == ["b", "c", "a"]
-    assert done == list(range(1, 9))
-    assert set(measured.ms["eager"]) == set(names)
-    assert all(ms.shape == (2, 4) and (ms > 0).all() for ms in measured.ms["eager"].values())
+    timed = seen[6:]  # everyone runs once to warm up
+    turns = [timed[start : start + 3] for start in range(0, len(timed), 3)]
+    assert ["".join(name for _, _, name in turn) for turn in turns] == [
+        "abc", "bca", "cab", "abc", "abc", "bca", "cab", "abc",
+        "bca", "cab", "abc", "bca", "bca", "cab", "abc", "bca",
+    ]  # fmt: skip
+    assert [turn[0][:2] for turn in turns] == [(engine, image) for engine in contenders for image in range(4)] * 2
+    assert done == list(range(1, 17))
+    for named in measured.ms.values():
+        assert list(named) == ["a", "b", "c"]
+        assert all(ms.shape == (2, 4) and (ms > 0).all() for ms in named.values())
 
 
 def test_timing_uses_one_thread_and_gives_the_others_back(monkeypatch):
