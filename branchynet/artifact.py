@@ -102,17 +102,17 @@ def load(folder: Path, first: int = 0, last: int | None = None) -> tuple[Manifes
 def load_runner(
     folder: Path, first: int = 0, last: int | None = None, *, engine: Engine | None = None, threads: int = 1
 ) -> tuple[Manifest, Runner]:
-    """The artifact's manifest and its stages [*first*, *last*) on *engine*; by default all, on the one it was made for.
+    """The artifact's manifest and its stages [*first*, *last*) on *engine*; by default all, on `Manifest.own_engine`.
 
-    That is eager for our own layers and onnx for an exported network, which nothing else can run. *threads* are those
-    of ONNX Runtime; torch's are a setting of its own. The first time that our layers are to run on onnx they are
-    exported, which takes seconds a stage; the graphs are kept in the cache folder. Raises what `load` raises, and
-    `SettingsError` if a package is not installed.
+    *threads* are those of ONNX Runtime; torch's are a setting of its own. The first time that a network of ours is to
+    run on onnx it is exported, which takes seconds a stage; the graphs are kept in the cache folder. Raises what
+    `load` raises, `SettingsError` if a package is not installed, and `InvalidInput` for an exported network on eager.
     """
     manifest = read_manifest(folder)
+    engine = engine or manifest.own_engine
     if manifest.exported:
-        check_engine(engine or Engine.ONNX)
-    elif engine in (None, Engine.EAGER):
+        check_engine(engine)
+    if engine is Engine.EAGER:
         return load(folder, first, last)
     first, last = _range(manifest, first, last)
     runner = OnnxRunner(
@@ -133,8 +133,8 @@ def load_baseline(folder: Path, manifest: Manifest) -> BranchyNet:
     Raises `UnknownModel` if the artifact does not carry one, `DamagedData` if the file is not what was written,
     `InvalidInput` for an exported network.
     """
-    tensors = {key: value.float() for key, value in _read_tensors(folder, BASELINE, manifest).items()}
     network = _empty(manifest)
+    tensors = {key: value.float() for key, value in _read_tensors(folder, BASELINE, manifest).items()}
     _assign(network, tensors, manifest.file(BASELINE), strict=False)
     return network.eval()
 
@@ -144,9 +144,10 @@ def load_trunk(folder: Path, manifest: Manifest, *, engine: Engine | None = None
 
     Raises what `load_baseline` raises, but takes exported networks too.
     """
+    engine = engine or manifest.own_engine
     if manifest.exported:
-        check_engine(engine or Engine.ONNX)
-    elif engine in (None, Engine.EAGER):
+        check_engine(engine)
+    if engine is Engine.EAGER:
         return trunk_runner(load_baseline(folder, manifest), Engine.EAGER)
 
     def graph(_: int) -> bytes:

@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 OPSET = 20
 EXAMPLE_BATCH = 2  # the exporter takes a batch of one for a constant
+CHECKED_BATCHES = (1, 3)
+TOLERANCE = 1e-3  # a wrong graph is far off; the rounding of a deep stage comes to 1e-5
 KEY_CHARACTERS = 16
 
 
@@ -75,9 +77,10 @@ def check_engine(engine: Engine) -> None:
 def export_stage(network: BranchyNet, index: int, shape: Sequence[int]) -> bytes:
     """The graph of stage *index*, of opset 20 and in ONNX's own format; *shape*: one sample's tensor at that cut.
 
-    Raises `InvalidInput` for layers that cannot be exported with a free batch size, and for a network in training.
+    The graph is tried beside torch before it is given out. Raises `InvalidInput` for layers that cannot be exported
+    with a free batch size, and for a network in training.
     """
-    need("onnx", "onnxscript")
+    need("onnx", "onnxscript", "onnxruntime")
     if network.stage(index).training:
         raise InvalidInput("a network in training mode cannot be exported; call eval() first")
     stage = _Graph(network, index)
@@ -100,7 +103,9 @@ def export_stage(network: BranchyNet, index: int, shape: Sequence[int]) -> bytes
         except torch.onnx.errors.OnnxExporterError as error:
             raise InvalidInput(f"stage {index} cannot be exported to ONNX: {error}") from error
     assert program is not None
-    return bytes(program.model_proto.SerializeToString())
+    graph = bytes(program.model_proto.SerializeToString())
+    _check(graph, network, index, shape)
+    return graph
 
 
 def cached_graph(key: str, index: int, export: Callable[[], bytes]) -> bytes:
@@ -137,6 +142,36 @@ class _Graph(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         features, logits = self.stage(x if self.normalisation is None else self.normalisation(x))
         return tuple(part for part in (None if self.final else features, logits) if part is not None)
+
+
+def _check(graph: bytes, network: BranchyNet, index: int, shape: Sequence[int]) -> None:
+    """Raise `InvalidInput` unless *graph* says what torch says, for batches of a size that was not traced."""
+    runner = OnnxRunner(
+        lambda _: graph,
+        input_shape=network.input_shape,
+        classes=network.classes,
+        exit_of_stage=network.exit_of_stage,
+        first=index,
+        last=index + 1,
+    )
+    random = np.random.default_rng(0)
+    for batch in CHECKED_BATCHES:
+        size = (batch, *shape)
+        x: Array = random.standard_normal(size, np.float32) if index else random.integers(0, 256, size, np.uint8)
+        try:
+            expected, got = network.run(index, x), runner.run(index, x)
+        except Exception as error:  # the layers' and the runtime's own kinds
+            raise InvalidInput(f"stage {index} does not take a batch of {batch}: {error}") from error
+        final = index == network.total_stages - 1
+        if not (final or _near(expected[0], got[0])) or (expected[1] is not None and not _near(expected[1], got[1])):
+            raise InvalidInput(f"the graph of stage {index} says something else than torch for a batch of {batch}")
+
+
+def _near(expected: Array, got: Array | None) -> bool:
+    """Equal but for rounding, which scales with the largest value."""
+    if got is None or got.shape != expected.shape:
+        return False
+    return bool(np.abs(got - expected).max() <= TOLERANCE * max(float(np.abs(expected).max()), 1e-6))
 
 
 def _cut_shapes(network: BranchyNet) -> list[tuple[int, ...]]:

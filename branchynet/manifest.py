@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from branchynet.decisions.exits import ExitRule
+from branchynet.engine import Engine
 from branchynet.errors import BranchyNetError, DamagedData, InvalidInput, UnknownModel
 from branchynet.exported import ExportedArchitecture, ExportedFile
 from branchynet.models import Architecture, cost
@@ -57,6 +58,11 @@ class Manifest:
     def exported(self) -> bool:
         """Whether the stages are ONNX graphs, which only the engine onnx can run."""
         return isinstance(self.architecture, ExportedArchitecture)
+
+    @property
+    def own_engine(self) -> Engine:
+        """The engine its results were measured on: torch where it can run the network."""
+        return Engine.ONNX if self.exported else Engine.EAGER
 
     @property
     def cost(self) -> NetworkCost:

@@ -155,7 +155,14 @@ async def _ask_nodes(artifact_name: str, manifest: Manifest, dataset: Dataset, l
         "raw": Plan(0, never),
         "split": Plan(manifest.cut, never),
     }
-    topology = Topology(artifact=artifact_name, edges=1, uplink_mbps=EASY_MBPS, downlink_mbps=EASY_MBPS, rtt_ms=0)
+    topology = Topology(
+        artifact=artifact_name,
+        edges=1,
+        uplink_mbps=EASY_MBPS,
+        downlink_mbps=EASY_MBPS,
+        rtt_ms=0,
+        engine=manifest.own_engine,
+    )
     records: dict[str, Records] = {}
     async with LocalTopology.running(topology, logs) as running:
         targets = {0: f"127.0.0.1:{running.edges[0].port}"}

@@ -93,8 +93,10 @@ def sites_of(
         for part in requests
         for edge, offset_s in zip(part.edges.tolist(), part.offset_s.tolist(), strict=True)
     }
+    engine = artifact.read_manifest(zoo.find(scenario.artifact)).own_engine
     edge_settings = EdgeSettings.model_construct(
         artifact=scenario.artifact,
+        engine=engine,
         port=0,
         cut=cut or None,
         offload_timeout_ms=scenario.limits.offload_timeout_ms,
@@ -112,7 +114,7 @@ def sites_of(
         )
         for number in range(scenario.edges)
     ]
-    cloud_settings = CloudSettings.model_construct(artifact=scenario.artifact, port=0, grace_s=GRACE_S)
+    cloud_settings = CloudSettings.model_construct(artifact=scenario.artifact, engine=engine, port=0, grace_s=GRACE_S)
     clouds = [HostSite(clouds=(CloudSite(number, cloud_settings),)) for number in range(scenario.clouds)]
     count = min(edge_hosts, scenario.edges)
     uplink = capacity if capacity.period_s else None
