@@ -140,7 +140,7 @@ def evaluate_one(
     }
     print_evaluation(figures, dataset.source, left_out)
     if plot is not None:
-        from branchynet.training.pictures import draw_evaluation
+        from branchynet.training.evaluation_pictures import draw_evaluation
 
         draw_evaluation(evaluated, figures, plot)
         console.print(f"picture: {plot}", soft_wrap=True)

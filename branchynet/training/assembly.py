@@ -52,7 +52,7 @@ def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest,
 
 
 def choose_rule(
-    table: OutcomeTable, criterion: Criterion, max_drop: float, candidates: int
+    table: OutcomeTable, criterion: Criterion, max_drop: float, candidates: int = CANDIDATES
 ) -> tuple[list[RuleResult], RuleResult]:
     """All screened rules, and the cheapest that loses at most *max_drop* (0..1) against the final exit."""
     # Two thresholds make candidates² rules; keep that within some ten thousand.
@@ -80,7 +80,7 @@ def assemble(
     """Calibrate *trained* on *calibration*, measure it on *test* if there is one, and write the artifact to *out*."""
     costs = cost(recipe.architecture)
     _, chosen = choose_rule(
-        measure_outcomes(trained.network, costs, calibration), Criterion.ENTROPY, MAX_DROP, CANDIDATES
+        measure_outcomes(trained.network, costs, calibration), Criterion.ENTROPY, MAX_DROP
     )
     manifest = Manifest(
         name=name,

@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -143,10 +143,10 @@ def early_exit_contenders(name: str, network: Runner, rule: ExitRule, images: Im
 
 def forced_exit_contenders(name: str, network: Runner, rule: ExitRule, images: Images) -> dict[str, Contender]:
     """*name*/exit_0, *name*/exit_1, …: every image leaves there, after all heads and rules on its way."""
-    criterion, early = rule.criterion, network.exits - 1
+    never, always = rule.criterion.never, rule.criterion.always
 
     def leave_at(number: int) -> Contender:
-        forced = ExitRule(criterion, (criterion.never,) * number + (criterion.always,) * (early - number))
+        forced = replace(rule, thresholds=(never,) * number + (always,) * (network.exits - 1 - number))
         return lambda i: network.resume(images[i], 0, network.total_stages, forced)
 
     return {f"{name}/exit_{number}": leave_at(number) for number in range(network.exits)}

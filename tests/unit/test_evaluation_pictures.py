@@ -11,7 +11,7 @@ from branchynet.training.comparison import compare, measure_timings
 from branchynet.training.datasets import load_sample
 from branchynet.training.evaluation import score
 from branchynet.training.paper import TABLE_I
-from branchynet.training.pictures import draw_evaluation, knee
+from branchynet.training.evaluation_pictures import draw_evaluation, knee
 
 
 @pytest.fixture(scope="module")

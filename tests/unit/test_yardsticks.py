@@ -16,7 +16,7 @@ from branchynet.errors import InvalidInput
 from branchynet.models import cost
 from branchynet.prediction import Place
 from branchynet.training import datasets
-from branchynet.training.assembly import CANDIDATES, MAX_DROP, assemble, choose_rule
+from branchynet.training.assembly import MAX_DROP, assemble, choose_rule
 from branchynet.training.comparison import compare, measure_timings
 from branchynet.training.datasets import split_calibration
 from branchynet.training.evaluation import exit_logits, measure_outcomes, score
@@ -87,7 +87,7 @@ def test_a_cascade_asks_the_trunk_about_what_the_small_network_doubts(folders, e
     trunk = artifact.load_trunk(early.folder, early.manifest)
     logits = np.stack([exit_logits(network, held_out)[0] for network in (small, trunk)])
     calibration = OutcomeTable(logits, held_out.labels, costs)
-    _, chosen = choose_rule(calibration, Criterion.ENTROPY, MAX_DROP, CANDIDATES)
+    _, chosen = choose_rule(calibration, Criterion.ENTROPY, MAX_DROP)
     assert yardstick.rule == chosen.rule
     taken = yardstick.table.exit_of(yardstick.rule)
     expected = np.where(taken == 0, yardstick.table.correct[0], early.trunk_right)
