@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from branchynet import artifact
 from branchynet.artifact import Manifest
 from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.models import ARCHITECTURES, VARIANTS, Architecture, build
+from branchynet.models import ARCHITECTURES, Architecture, build, variants
 from branchynet.network import Normalisation
 from branchynet.training.datasets import Dataset
 from branchynet.training.recipes import Recipe
 
 LENET = Architecture("b-lenet")
-EVERY = [Architecture(name, variant) for name in ARCHITECTURES for variant in VARIANTS]
+EVERY = [Architecture(name, variant) for name in ARCHITECTURES for variant in variants(name) if variant != "plain"]
+PLAIN = [Architecture(name, "plain") for name in ARCHITECTURES if "plain" in variants(name)]
 LIGHT = [architecture for architecture in EVERY if architecture.name != "b-resnet-110"]
 
 # A loaded machine must not fail a test; the number of examples bounds the time instead.

@@ -50,7 +50,7 @@ async def test_resuming_equals_running_the_rest_of_the_network_at_every_cut(arch
 
 
 async def test_the_exits_behind_the_cut_are_taken_too(clouds):
-    architecture = LIGHT[2]
+    architecture = Architecture("b-alexnet")
     network, images = random_network(architecture), pictures(architecture, 6)
     done = await resume(clouds(architecture), 0, images, mixing_rule(network, images))
     assert set(done.exits) == {0, 1, 2}

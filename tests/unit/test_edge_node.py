@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import (
-    EVERY,
     LENET,
     LIGHT,
     batches,
@@ -146,7 +145,7 @@ async def test_requests_in_flight_together_keep_their_own_answers(nodes):
     [
         (IMAGES.astype(np.float32), InvalidInput, "images: dtype is float32"),
         (IMAGES[:, 0], InvalidInput, r"images: shape is \(12, 28, 28\)"),
-        (pictures(EVERY[2], 2), InvalidInput, r"must be \(batch, 1, 28, 28\)"),
+        (pictures(Architecture("b-alexnet"), 2), InvalidInput, r"must be \(batch, 1, 28, 28\)"),
         (IMAGES[:0], InvalidInput, "images: the batch is empty"),
         (pictures(LENET, 65), TooLarge, "images: the batch holds 65 samples, this node takes at most 64"),
     ],
