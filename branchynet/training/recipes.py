@@ -146,9 +146,28 @@ _MODERN_LENET = Recipe(
     distillation=0.5,
 )
 
+_LENET_MNIST = Recipe(
+    Architecture("b-lenet", "modern"),
+    "mnist",
+    trunk_epochs=0,
+    joint_epochs=60,
+    batch_size=256,
+    exit_weights=(1.0, 1.0),
+    optimiser="adamw",
+    learning_rate=6e-3,
+    weight_decay=0.02,
+    schedule="one-cycle",
+    augmentation="affine",
+    distillation=0.5,
+    averaging=0.998,
+)
+
 RECIPES: dict[str, Recipe] = {
     "lenet-fashion": _MODERN_LENET,
-    "lenet-mnist": dataclasses.replace(_MODERN_LENET, dataset="mnist", augmentation="affine"),
+    "lenet-mnist": _LENET_MNIST,
+    "lenet-small-mnist": dataclasses.replace(
+        _LENET_MNIST, architecture=Architecture("lenet-small", "plain"), exit_weights=(1.0,)
+    ),
     "alexnet-cifar10": Recipe(
         Architecture("b-alexnet"),
         "cifar10",
