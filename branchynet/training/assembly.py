@@ -79,9 +79,7 @@ def assemble(
 ) -> Manifest:
     """Calibrate *trained* on *calibration*, measure it on *test* if there is one, and write the artifact to *out*."""
     costs = cost(recipe.architecture)
-    _, chosen = choose_rule(
-        measure_outcomes(trained.network, costs, calibration), Criterion.ENTROPY, MAX_DROP
-    )
+    _, chosen = choose_rule(measure_outcomes(trained.network, costs, calibration), Criterion.ENTROPY, MAX_DROP)
     manifest = Manifest(
         name=name,
         architecture=recipe.architecture,
