@@ -139,6 +139,15 @@ def test_yardsticks_are_measured_named_recorded_and_found_again(
     assert "cascade: not measured, " in words
 
 
+def test_a_plain_network_is_evaluated_too(tmp_path: Path, data: Path, small: Path) -> None:
+    file, picture = tmp_path / "table.json", tmp_path / "figures.png"
+    run("evaluate", small, "--data", data, *QUICK, "--plot", picture, "--json", file)
+    early = json.loads(file.read_text())["early_exit"]
+    assert (early["thresholds"], early["exit_shares"], early["gain_macs"]) == ([], [1.0], 1.0)
+    assert early["against_trunk"]["difference"] == 0
+    assert picture.stat().st_size > 10_000
+
+
 def test_table_one_is_printed_beside_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     paper = TABLE_I[0]
