@@ -142,8 +142,8 @@ def train(
     network = build(recipe.architecture, measure_normalisation(training))
     if len(recipe.exit_weights) != network.exits:
         raise InvalidInput(f"{len(recipe.exit_weights)} exit weights for {network.exits} exits")
-    memory = torch.channels_last if recipe.precision == "bf16" else torch.contiguous_format
-    network.to(memory_format=memory)  # type: ignore[call-overload]
+    # Convolutions on a CPU train faster on this layout, in bfloat16 by far.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fresh = _copied(network.state_dict())
     trainer = _Trainer(recipe, network, training, held_out, folder, on_step)
     start = fresh
@@ -256,9 +256,7 @@ class _Trainer:
 def _batch_loss(network: BranchyNet, images: Tensor, labels: Tensor, recipe: Recipe, phase: Phase) -> Tensor:
     if phase == "trunk" and recipe.trunk_side:
         images = shrink(images, recipe.trunk_side)
-    x = network.normalisation(images)
-    if recipe.precision == "bf16":
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = network.normalisation(images).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
         logits = network(x) if phase == "joint" else [network.trunk(x)]
     if phase == "joint":
