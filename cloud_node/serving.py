@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from branchynet import artifact
+from branchynet.engine import Engine
 from branchynet.models import zoo
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
 from cloud_node.node import CloudNode
@@ -21,7 +22,7 @@ def open_cloud(settings: CloudSettings) -> Iterator[tuple[CloudNode, int]]:
     Raises what `artifact.load_runner` raises for its half.
     """
     manifest, network = artifact.load_runner(
-        zoo.find(settings.artifact), settings.first_stage, engine=settings.engine, threads=settings.threads
+        zoo.find(settings.artifact), settings.first_stage, engine=Engine(settings.engine), threads=settings.threads
     )
     node = CloudNode(manifest, network, settings.max_batch)
     try:

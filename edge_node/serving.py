@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from branchynet import artifact
 from branchynet.decisions.deadlines import OffloadLimits
+from branchynet.engine import Engine
 from branchynet.models import zoo
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
 from edge_node.node import EdgeNode
@@ -25,7 +26,7 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[tuple[EdgeNode, int
     """
     folder = zoo.find(settings.artifact)
     cut = settings.cut or artifact.read_manifest(folder).cut
-    manifest, half = artifact.load_runner(folder, 0, cut, engine=settings.engine, threads=settings.threads)
+    manifest, half = artifact.load_runner(folder, 0, cut, engine=Engine(settings.engine), threads=settings.threads)
     sample_bytes = max(4 * math.prod(shape) for shape in manifest.cut_shapes)
     limit = settings.max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
     uplink = GrpcUplink(settings.cloud, manifest.content_hash, limit) if settings.cloud else None

@@ -40,8 +40,9 @@ def draw_evaluation(evaluated: Evaluated, figures: dict[str, Any], path: Path) -
     exit_ms, exit_mmacs = np.array(figures["early_exit"]["exit_ms"]), evaluated.table.costs / 1e6
     _draw_sweep(runtime, swept, exit_ms, figures, "ms", ours)
     _draw_sweep(macs, swept, exit_mmacs, figures, "macs", ours)
-    engine = figures["early_exit"]["engine"]
-    runtime.set(xlabel=f"ms per image, batch 1, one thread ({engine})", ylabel="accuracy, %", title="against runtime")
+    measured = (figures["trunk"], figures["early_exit"], *figures["yardsticks"].values())
+    engines = " or ".join(sorted({one["engine"] for one in measured}))
+    runtime.set(xlabel=f"ms per image, batch 1, one thread ({engines})", ylabel="accuracy, %", title="against runtime")
     macs.set(xlabel="M MACs per image, heads counted", ylabel="accuracy, %", title="against work")
     runtime.legend(fontsize=8, loc="lower right")
     _draw_scores(scores, evaluated, rule)

@@ -242,7 +242,7 @@ def test_a_missing_package_is_named_with_its_cure(lenet, monkeypatch):
     monkeypatch.setattr(onnx_engine, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"onnxruntime is not installed: pip install 'branchynet\[onnx\]'"):
         artifact.load_runner(lenet, engine=Engine.ONNX)
-    with pytest.raises(SettingsError, match="onnx, onnxscript is not installed"):
+    with pytest.raises(SettingsError, match="onnx, onnxscript, onnxruntime is not installed"):
         export.export_stage(random_network(), 0, (1, 28, 28))
 
 

@@ -58,9 +58,7 @@ def test_torch_cannot_run_it_and_says_so(exported_folder):
         with pytest.raises(InvalidInput, match="exported as ONNX graphs: the engine onnx runs it"):
             load(exported_folder)
     for load in (artifact.load_runner, lambda folder, engine: artifact.load_trunk(folder, manifest, engine=engine)):
-        with pytest.raises(
-            InvalidInput, match="the engine is eager; this network was exported as ONNX graphs and runs on onnx only"
-        ):
+        with pytest.raises(InvalidInput, match="was exported as ONNX graphs and runs on onnx only"):
             load(exported_folder, engine=Engine.EAGER)
 
 

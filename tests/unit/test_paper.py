@@ -16,9 +16,7 @@ GAINS = {
 
 @pytest.mark.parametrize("paper", TABLE_I, ids=lambda paper: paper.artifact)
 def test_a_row_fits_the_recipe_of_its_name(paper):
-    recipe = RECIPES[paper.artifact]
-    assert recipe.architecture == paper.architecture
-    assert (recipe.trunk_epochs, recipe.joint_epochs) == paper.epochs
+    assert RECIPES[paper.artifact].architecture == paper.architecture
     paper.rule.check_exits(cost(paper.architecture).exits)
     assert len(paper.exit_shares) == cost(paper.architecture).exits
     assert sum(paper.exit_shares) == pytest.approx(1, abs=1e-3)

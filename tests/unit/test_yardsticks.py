@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from network_examples import HELD_OUT, TINY, TRAINING, quadrants
 from node_examples import LIMITS
-from plain_networks import register_plain
 
 from branchynet import artifact
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.engine import Engine
 from branchynet.errors import InvalidInput
-from branchynet.models import cost
+from branchynet.models import Architecture, cost
 from branchynet.prediction import Place
 from branchynet.training import datasets
 from branchynet.training.assembly import MAX_DROP, assemble, choose_rule
@@ -24,6 +23,8 @@ from branchynet.training.joint import train
 from branchynet.training.yardsticks import cascade_yardstick, static_yardstick, verdict
 from edge_node.node import EdgeNode
 
+PLAIN = Architecture("lenet-small", "plain", classes=4)
+PLAIN_MACS = cost(PLAIN).trunk_macs
 WHOLE = quadrants(40, seed=3)
 TEST = dataclasses.replace(quadrants(12, seed=6), split="test")
 
@@ -34,11 +35,10 @@ def folders(straight, tmp_path_factory):
     early, small = (tmp_path_factory.mktemp(name) for name in ("early", "small"))
     held_out = split_calibration(WHOLE, TINY.calibration_images, TINY.seed)[1]
     assemble("early", early, TINY, straight[0], held_out, TEST, "command")
-    with pytest.MonkeyPatch.context() as patch:
-        recipe = register_plain(patch)
-        trained = train(recipe, TRAINING, HELD_OUT, tmp_path_factory.mktemp("run"))
-        assemble("small", small, recipe, trained, held_out, TEST, "command")
-        yield early, small
+    recipe = dataclasses.replace(TINY, architecture=PLAIN, exit_weights=(1.0,))
+    trained = train(recipe, TRAINING, HELD_OUT, tmp_path_factory.mktemp("run"))
+    assemble("small", small, recipe, trained, held_out, TEST, "command")
+    return early, small
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_a_network_of_one_exit_is_trained_written_read_and_has_no_threshold(fold
     manifest, network = artifact.load(folders[1])
     assert (network.exits, manifest.stages, manifest.rule.thresholds) == (1, 1, ())
     assert manifest.results["test"]["exit_shares"] == [1.0]
-    assert manifest.results["test"]["macs"] == manifest.results["test"]["trunk_macs"] == 49 * 12 + 12 * 4
+    assert manifest.results["test"]["macs"] == manifest.results["test"]["trunk_macs"] == PLAIN_MACS
 
 
 async def test_an_edge_serves_a_network_of_one_exit(folders):
@@ -131,7 +131,7 @@ def test_yardsticks_come_with_their_figures_and_a_verdict(folders, early):
             measured["accuracy"] - early.table.apply(early.manifest.rule).accuracy
         )
         assert any(word in measured["verdict"] for word in ("beats", "neither"))
-    assert figures["static"]["macs"] == 49 * 12 + 12 * 4
+    assert figures["static"]["macs"] == PLAIN_MACS
     assert len(figures["cascade"]["exit_shares"]) == 2
 
 
