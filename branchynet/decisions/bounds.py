@@ -6,6 +6,7 @@ with confidence 1 - δ, for any distribution of the losses and any number of sam
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from enum import StrEnum
@@ -111,6 +112,7 @@ def first_true(test: Callable[[int], bool]) -> int:
     return high
 
 
+@functools.lru_cache(maxsize=1024)
 def _upper_limit(count: int, samples: int, error: float) -> float:
     """The share, to 1e-9 and rounded up, at which *count* or fewer have probability *error*."""
     if count == samples:

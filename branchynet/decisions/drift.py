@@ -14,7 +14,7 @@ At exit k the calibration's samples are those that its rule kept at the exits be
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -258,7 +258,7 @@ class Retuner:
         for index in range(self._moved):
             share = exits[index].share_surer(thresholds[index], calibrated.criterion) + self.offset
             thresholds[index] = exits[index].threshold(share, calibrated.criterion)
-        return ExitRule(calibrated.criterion, tuple(thresholds))
+        return replace(calibrated, thresholds=tuple(thresholds))
 
     def observe(self, spent: float, samples: int) -> None:
         """Take note of what *samples* spent together under the present rule."""

@@ -1,4 +1,4 @@
-"""An edge on a real socket watches its exits: calm on clean images, an alarm on corrupted ones, and it keeps its share."""
+"""An edge on a real socket watches its exits: calm on clean images, an alarm on worse ones, and it keeps its share."""
 
 import contextlib
 import shutil
