@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from branchynet.decisions.risk import Loss
 from cli.output import console
 
 if TYPE_CHECKING:
@@ -22,10 +23,7 @@ ToleratedLossOption = Annotated[
 ]
 ConfidenceOption = Annotated[float, typer.Option(help="Probability (0..1) that the guarantee holds.")]
 LossOption = Annotated[
-    str,
-    typer.Option(
-        "--loss", help="What is guaranteed: accuracy-gap, new-errors, or disagreement with the final exit (no labels)."
-    ),
+    Loss, typer.Option("--loss", help="What is guaranteed, against the final exit; disagreement needs no labels.")
 ]
 
 

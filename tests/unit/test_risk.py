@@ -10,10 +10,10 @@ from test_outcomes import random_table
 from branchynet.decisions.bounds import Bound
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.risk import Loss, certified, control_risk, losses_along, safe_path
+from branchynet.decisions.risk import Loss, certified, control_risk, losses_along, safe_path, split
 from branchynet.errors import InvalidInput
 
-DRAWS = 200
+DRAWS = 150
 
 
 def population(exits=2, samples=4_000, seed=0):
@@ -61,6 +61,15 @@ def test_the_naive_choice_breaks_it_about_every_second_time():
         chosen = ExitRule(Criterion.MAX_PROBABILITY, tuple(path[allowed[costs[allowed].argmin()]]))
         broken += mean_loss(whole, chosen, loss) >= tolerated
     assert broken / DRAWS > 0.35
+
+
+def test_the_part_that_tests_has_no_say_in_the_path():
+    table = random_table(2, 505, seed=7)
+    design, test = split(table, seed=3)
+    rows = [{tuple(row) for row in part.logits[0].tolist()} for part in (design, test, table)]
+    assert (len(rows[0]), len(rows[1])) == (101, 404)
+    assert not rows[0] & rows[1]
+    assert rows[0] | rows[1] == rows[2]
 
 
 def test_fixed_sequence_testing_stops_at_the_first_failure():

@@ -109,6 +109,7 @@ async def test_requests_with_a_rule_of_their_own_and_those_for_the_cloud_are_not
         await classify(client, live(sample)[:100], rule=own)
         await classify(client, live(sample)[:100], policy=Policy.CLOUD_ONLY)
         assert node._watcher.monitor.samples(0) == 0
+        assert (await client.describe()).rule == node._watcher._calibrated
         await classify(client, live(sample)[:100], policy=Policy.EDGE_ONLY)
         assert node._watcher.monitor.samples(0) > 80
 
