@@ -30,8 +30,8 @@ def evaluate(
     from branchynet.models import cost as cost_of
     from branchynet.models import zoo
     from branchynet.training import datasets
-    from branchynet.training.evaluation import ENGINE, measure_outcomes, measure_timings, trunk_accuracy
     from branchynet.training.evaluation import evaluate as compare
+    from branchynet.training.evaluation import measure_outcomes, measure_timings, trunk_accuracy
 
     folder = zoo.find(artifact)
     manifest, network = artifacts.load(folder)
@@ -55,7 +55,7 @@ def evaluate(
         "artifact": manifest.name,
         "dataset": dataset.name,
         "images": len(dataset),
-        "engine": ENGINE,
+        "engine": "torch-eager",
         "timing_images": len(chosen),
         "passes": passes,
         **compare(table, cost, manifest.rule, trunk_accuracy(baseline, dataset), timings),

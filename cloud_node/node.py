@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from branchynet.decisions.exits import ExitRule
+from branchynet.engine import Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
-from branchynet.models import cut_shapes
-from branchynet.network import BranchyNet
 from branchynet.validation import check_batch, check_hash
 from branchynet.worker import Worker
 
@@ -32,12 +30,12 @@ class Resumed:
 class CloudNode:
     """Stages [first, n) of an artifact, run on one compute thread."""
 
-    def __init__(self, manifest: Manifest, network: BranchyNet, max_batch: int) -> None:
+    def __init__(self, manifest: Manifest, network: Runner, max_batch: int) -> None:
         if network.last != network.total_stages:
             raise InvalidInput(f"a cloud half must reach the last stage, this one ends at {network.last}")
         self.served = manifest.served((network.first, network.last), max_batch)
         self._network = network
-        self._shapes = cut_shapes(manifest.architecture)
+        self._shapes = manifest.cut_shapes
         self._worker = Worker("cloud-compute")
 
     @property
@@ -62,8 +60,7 @@ class CloudNode:
         check_batch(tensor, dtype, self._shapes[cut], self.served.max_batch, f"tensor at cut {cut}")
         rule = rule or self.served.rule
         rule.check_exits(self._network.exits)
-        # The message's buffer is read-only and not aligned; torch wants its own copy.
-        features = torch.from_numpy(tensor.copy())
+        features = tensor.copy()  # the message's buffer is read-only and not aligned, which torch does not take
         done = await self._worker.run(self._network.resume, features, cut, self._network.total_stages, rule)
         return Resumed(done.value.exits, done.value.logits, done.queue_ms, done.compute_ms)
 

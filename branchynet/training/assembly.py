@@ -34,7 +34,7 @@ def training_split(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]
 
 def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest, OutcomeTable]:
     """An artifact's manifest, and its outcomes on the images that were held out when it was trained."""
-    manifest, network = artifacts.load(zoo.find(name_or_folder))
+    manifest, network = artifacts.load_runner(zoo.find(name_or_folder))
     recipe = manifest.training.get("recipe")
     held, seed = (recipe.get("calibration_images"), recipe.get("seed")) if isinstance(recipe, dict) else (None, None)
     if not isinstance(held, int) or not isinstance(seed, int):
@@ -42,7 +42,7 @@ def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest,
     _, calibration = datasets.split_calibration(
         datasets.load(manifest.dataset, "train", data, progress=True), held, seed
     )
-    return manifest, measure_outcomes(network, cost(manifest.architecture), calibration)
+    return manifest, measure_outcomes(network, manifest.cost, calibration)
 
 
 def choose_rule(
@@ -99,14 +99,14 @@ def assemble(
 def _test_results(folder: Path, manifest: Manifest, rule: ExitRule, test: Dataset) -> dict[str, Any]:
     """Results of the artifact as it lies on disk, so that a reader who loads it finds the same."""
     _, network = artifacts.load(folder)
-    table = measure_outcomes(network, cost(manifest.architecture), test)
+    table = measure_outcomes(network, manifest.cost, test)
     baseline = artifacts.load_baseline(folder, manifest)
     return {
         "images": len(test),
         **_result_json(table.apply(rule)),
         "exit_accuracies": [round(float(right.mean()), 6) for right in table.correct],
         "trunk_accuracy": round(trunk_accuracy(baseline, test), 6),
-        "trunk_macs": cost(manifest.architecture).trunk_macs,
+        "trunk_macs": manifest.cost.trunk_macs,
     }
 
 

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, wilson_interval
+from branchynet.engine import Array, Engine, Runner
+from branchynet.export import on_engine, trunk_runner
 from branchynet.network import BranchyNet
 from branchynet.profile import NetworkCost
 from branchynet.training.datasets import Dataset
 
-__all__ = ["ENGINE", "Timings", "evaluate", "measure_outcomes", "measure_timings", "trunk_accuracy"]
+__all__ = ["Timings", "evaluate", "measure_outcomes", "measure_timings", "trunk_accuracy"]
 
-ENGINE = "torch-eager"
 BATCH = 500
 
 
-@torch.inference_mode()
 def measure_outcomes(
-    network: BranchyNet, cost: NetworkCost, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None
+    network: Runner, cost: NetworkCost, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None
 ) -> OutcomeTable:
     """Every exit's logits on *dataset*, with the MACs (heads counted) of leaving at each exit.
 
@@ -38,8 +38,13 @@ def measure_outcomes(
     """
     parts = []
     for start in range(0, len(dataset), BATCH):
-        images = torch.from_numpy(dataset.images[start : start + BATCH])
-        parts.append(torch.stack(network(network.normalisation(images))).numpy())
+        x: Array = dataset.images[start : start + BATCH]
+        scored = []
+        for index in range(network.total_stages):
+            x, logits = network.run(index, x)
+            if logits is not None:
+                scored.append(logits)
+        parts.append(np.stack(scored))
         on_image(min(start + BATCH, len(dataset)))
     return OutcomeTable(np.concatenate(parts, axis=1), dataset.labels, cost.macs_by_exit(heads=True))
 
@@ -75,34 +80,36 @@ class Timings:
         }
 
 
-@torch.inference_mode()
 def measure_timings(
-    network: BranchyNet,
-    baseline: BranchyNet,
+    network: Runner,
+    baseline: Runner,
     rule: ExitRule,
     images: NDArray[np.uint8],
     passes: int,
     on_image: Callable[[int], None] = lambda _: None,
+    engine: Engine = Engine.EAGER,
 ) -> Timings:
-    """Time batch 1 over *images*, uint8 [N, C, H, W], *passes* times, on one thread.
+    """Time batch 1 over *images*, uint8 [N, C, H, W], *passes* times, on one thread of *engine*.
 
     On each image the plain trunk, the early-exit network (heads, rule and gathering included) and its trunk segments
     alone take turns, so that a slow moment of the machine falls on all three.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    singles = [torch.from_numpy(image[None]) for image in images]
-    last_stages = [_last_stage(network, single, rule) for single in singles]
+    trunk, early = trunk_runner(baseline, engine), on_engine(network, engine)
+    bare = early.without_branches()
+    singles = [image[None] for image in images]
+    last_stages = [_last_stage(early, single, rule) for single in singles]
     per_pass = np.zeros((passes, 3))
     try:
         for number in range(passes):
             for index, (single, last) in enumerate(zip(singles, last_stages, strict=True)):
                 marks = [time.perf_counter()]
-                baseline.trunk(baseline.normalisation(single))
+                trunk.run(0, single)
                 marks.append(time.perf_counter())
-                network.resume(single, 0, network.total_stages, rule)
+                early.resume(single, 0, early.total_stages, rule)
                 marks.append(time.perf_counter())
-                _trunk_until(network, single, last)
+                _run_until(bare, single, last)
                 marks.append(time.perf_counter())
                 per_pass[number] += np.diff(marks)
                 on_image(number * len(singles) + index + 1)
@@ -144,18 +151,13 @@ def evaluate(
     }
 
 
-def _last_stage(network: BranchyNet, single: torch.Tensor, rule: ExitRule) -> int:
+def _last_stage(network: Runner, single: Array, rule: ExitRule) -> int:
     """The stage after which *single* leaves."""
     taken = int(network.resume(single, 0, network.total_stages, rule).exits[0])
     return network.exit_of_stage.index(taken)
 
 
-def _trunk_until(network: BranchyNet, single: torch.Tensor, last: int) -> None:
-    """The trunk segments up to stage *last*, and the final head if that is the end."""
-    x = network.normalisation(single)
+def _run_until(network: Runner, x: Array, last: int) -> None:
+    """Stages 0 to *last*."""
     for index in range(last + 1):
-        x = network.stage(index).trunk(x)
-    if last == network.total_stages - 1:
-        head = network.stage(last).head
-        assert head is not None
-        head(x)
+        x, _ = network.run(index, x)

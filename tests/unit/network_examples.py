@@ -97,7 +97,7 @@ def mixing_rule(network, images, criterion=Criterion.ENTROPY):
     return ExitRule(criterion, tuple(thresholds))
 
 
-def save_artifact(folder, network, architecture=LENET, rule=None):
+def save_artifact(folder, network, architecture=LENET, rule=None, *, exported=False, **options):
     """*network* as an artifact in *folder*, its trunk doubling as the baseline."""
     manifest = Manifest(
         name="example",
@@ -111,10 +111,12 @@ def save_artifact(folder, network, architecture=LENET, rule=None):
         training={"recipe": {"calibration_images": 8, "seed": 0}},
         results={"test": {"accuracy": 0.5}},
     )
+    if exported:
+        return artifact.save_exported(folder, manifest, network, network)
     final = f"stages.{network.total_stages - 1}.head."
     weights = network.state_dict()
     baseline = {name: weights[name] for name in weights if ".trunk." in name or name.startswith(final)}
-    return artifact.save(folder, manifest, network, baseline)
+    return artifact.save(folder, manifest, network, baseline, **options)
 
 
 def quadrants(per_class, classes=4, seed=0, split="train"):

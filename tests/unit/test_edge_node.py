@@ -4,7 +4,6 @@ import asyncio
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import (
@@ -66,8 +65,8 @@ async def test_only_the_doubtful_are_sent_with_the_requests_rule(nodes):
     cut, tensor, sent_rule, timeout_ms = call
     assert (cut, sent_rule, timeout_ms) == (1, rule, LIMITS.timeout_ms)
     assert tensor.dtype == np.float32
-    edge_alone = random_network().part(0, 1).resume(torch.from_numpy(IMAGES), 0, 1, rule)
-    np.testing.assert_array_equal(tensor, edge_alone.features.numpy())
+    edge_alone = random_network().part(0, 1).resume(IMAGES, 0, 1, rule)
+    np.testing.assert_array_equal(tensor, edge_alone.features)
     cloud = [number for number, prediction in enumerate(predictions) if prediction.place is Place.CLOUD]
     assert cloud == edge_alone.remaining.tolist()
     assert len(cloud) == 6

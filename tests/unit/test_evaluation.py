@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from network_examples import HELD_OUT, LENET, exit_logits, mixing_rule, pictures, random_network
 
 from branchynet import artifact
@@ -87,7 +86,7 @@ def test_a_table_predicts_what_the_network_does():
     rule = mixing_rule(random_network(), images)
     labels = np.arange(40) % 10
     table = measure_outcomes(random_network(), cost(LENET), labelled(images, labels))
-    ran = random_network().resume(torch.from_numpy(images), 0, 2, rule)
+    ran = random_network().resume(images, 0, 2, rule)
     np.testing.assert_array_equal(table.exit_of(rule), ran.exits)
     assert table.apply(rule).accuracy == (ran.logits.argmax(1) == labels).mean()
 
