@@ -74,7 +74,7 @@ def attach(
 
     Raises `InvalidInput`, naming the submodule or tensor, for a cut that is not possible or a model of another kind.
     """
-    _check_names(model, after)
+    after = _own_names(model, after)
     if len(normalisation.mean) != input_shape[0]:
         raise InvalidInput(f"normalisation has {len(normalisation.mean)} channels, input_shape {input_shape}")
     width = _width(model, input_shape)
@@ -126,7 +126,8 @@ def cuts_table(cuts: Sequence[Cut]) -> str:
     return "\n".join(lines)
 
 
-def _check_names(model: nn.Module, after: Sequence[str]) -> None:
+def _own_names(model: nn.Module, after: Sequence[str]) -> list[str]:
+    """*after* as `named_modules` calls them, which has one name for each; `InvalidInput` for what is no submodule."""
     known = dict(model.named_modules(remove_duplicate=False))
     if isinstance(after, str) or not after:
         raise InvalidInput(f"after is {after!r}; it must list the submodules that exits follow")
@@ -134,8 +135,11 @@ def _check_names(model: nn.Module, after: Sequence[str]) -> None:
         if name not in known or not name:
             near = get_close_matches(name, known, n=5, cutoff=0.4) or [child for child, _ in model.named_children()]
             raise InvalidInput(f"the model has no submodule {name!r}; near names are {', '.join(near)}")
-    if repeated := [name for name in after if list(after).count(name) > 1]:
+    own = {module: name for name, module in model.named_modules()}
+    names = [own[known[name]] for name in after]
+    if repeated := [name for name in names if names.count(name) > 1]:
         raise InvalidInput(f"submodule {repeated[0]!r} is named twice in after")
+    return names
 
 
 def _width(model: nn.Module, input_shape: Shape) -> int:

@@ -306,8 +306,10 @@ def _without_data(value: Any) -> Any:
 
 def _advance_items(graph: fx.Graph, values: dict[fx.Node, Any]) -> None:
     """Move each `output[i]` right behind `output`: what is taken out of a tuple later need not carry the tuple."""
+    behind: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in (operator.getitem, getattr):
             source, item = node.args
             if _is_node(source) and not _is_node(item) and not isinstance(values[source], Tensor):
-                source.append(node)
+                behind.get(source, source).append(node)
+                behind[source] = node
