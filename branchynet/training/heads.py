@@ -66,8 +66,10 @@ def train_heads(
             x = network.normalisation(images[chosen])
             logits = network(x) if joint else _frozen(network, x, final=final)
             loss = joint_loss(logits, labels[chosen], options)
-            if not math.isfinite(loss):
-                raise DamagedData(f"the loss is {float(loss)} in epoch {epoch}; lower {options.learning_rate=}")
+            if not math.isfinite(value := float(loss.detach())):
+                raise DamagedData(
+                    f"the loss is {value} in epoch {epoch}; lower learning_rate ({options.learning_rate})"
+                )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], max_norm=5.0)

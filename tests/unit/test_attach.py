@@ -10,6 +10,7 @@ from toy_models import CLASSES, SHAPE, TOYS, Chain, Functional, Nested, Shared, 
 
 from branchynet import attach
 from branchynet.errors import InvalidInput
+from branchynet.export import export_stage
 from branchynet.models.attach import cuts_table, legal_cuts
 from branchynet.models.heads import default_head
 from branchynet.profile import measure_cost
@@ -180,9 +181,17 @@ def pooled(m, x):
         (chain(lambda m, x: (k := x.mean(0), pooled(m, m.two(m.one(x)) + k[:1]))[1]), ["one"], "mean .*must be the b"),
         (chain(lambda m, x: pooled(m, m.two(m.one(x)) if x.sum() > 0 else m.one(x))), ["one"], r"on the data.*line \d"),
         (chain(lambda m, x: pooled(m, m.one(x) * (2.0 if len(x) == 3 else 1.0))), ["one"], "depends on the batch size"),
-        (chain(lambda m, x: pooled(m, m.one(x) * (2.0 if len(x) > 3 else 1.0))), ["one"], "not compute the same for a b"),
+        (
+            chain(lambda m, x: pooled(m, m.one(x) * (2.0 if len(x) > 3 else 1.0))),
+            ["one"],
+            "not compute the same for a b",
+        ),
         (chain(lambda m, x: pooled(m, m.one(x) + float(x.sum()))), ["one"], "number is taken out of a tensor"),
-        (chain(lambda m, x: pooled(m, m.two(m.one(x)) if m.training else m.one(x))), ["two"], "in training it computes other"),
+        (
+            chain(lambda m, x: pooled(m, m.two(m.one(x)) if m.training else m.one(x))),
+            ["two"],
+            "in training it computes other",
+        ),
         (chain(lambda m, x: {"logits": pooled(m, m.one(x))}), ["one"], "the model gives a dict"),
         (chain(lambda m, x: m.one(x)), ["one"], "it must give torch.float32 logits"),
         (chain(lambda m, x: m.one(x.flatten(1))), ["one"], r"does not run on inputs of shape \(2, 3, 8, 8\)"),
@@ -242,3 +251,9 @@ def test_what_cannot_be_looked_into_is_still_cut_around():
     check_split(model, toy_attached(model, ["0", "1"]))
     with pytest.raises(InvalidInput, match=r"submodule '1' cannot be cut inside: .*data.*test_attach\.py"):
         toy_attached(model, ["1.a"])
+
+
+def test_packed_tensors_can_be_exported():
+    network = toy_attached(made(UNet), ["down1", "up1"])
+    assert network.part(1, 2).stage(1)(torch.randn(2, 256))[0].shape == (2, 256)
+    export_stage(network, 1, (256,))  # which tries the graph beside torch, in other batch sizes
