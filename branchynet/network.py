@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.exits import ExitRule, History
 from branchynet.errors import InvalidInput
 
 __all__ = ["BranchyNet", "Normalisation", "Progress", "Stage"]
@@ -70,12 +70,14 @@ class Progress:
     *logits*: float32 [B, C], that exit's logits; zero where none.
     *remaining*: int64 [R], ascending positions in the batch of the samples that have not left.
     *features*: [R, …], the feature map of the remaining samples, to resume from.
+    *history*: int32 [R, 2], what a rule with a memory knows of the remaining samples; None for other rules.
     """
 
     exits: NDArray[np.int64]
     logits: NDArray[np.float32]
     remaining: NDArray[np.int64]
     features: Tensor
+    history: History | None = None
 
 
 class BranchyNet(nn.Module):
@@ -140,6 +142,10 @@ class BranchyNet(nn.Module):
         """Number of exits of the whole network, the final one included."""
         return sum(number is not None for number in self.exit_of_stage)
 
+    def exits_before(self, cut: int) -> int:
+        """Number of exits that a sample has passed when it reaches *cut*."""
+        return sum(number is not None for number in self.exit_of_stage[:cut])
+
     def stage(self, index: int) -> Stage:
         """Stage number *index* of the whole network; `InvalidInput` if it is not held here."""
         if not self.first <= index < self.last:
@@ -185,16 +191,18 @@ class BranchyNet(nn.Module):
         return logits
 
     @torch.inference_mode()
-    def resume(self, x: Tensor, first: int, last: int, rule: ExitRule) -> Progress:
+    def resume(self, x: Tensor, first: int, last: int, rule: ExitRule, history: History | None = None) -> Progress:
         """Run stages [*first*, *last*); after each exit the samples that *rule* is sure about leave the batch.
 
         *x*: uint8 images [B, C, H, W] if *first* is 0, otherwise the float32 feature map [B, …] at cut *first*.
+        *history*: what the `Progress` up to *first* holds, if *rule* has a memory and an exit was passed.
         Later stages run on the samples that stay, and on nothing else. The final exit answers whoever is left.
-        Raises `InvalidInput` if a stage is not held here or *rule* does not fit the network.
+        Raises `InvalidInput` if a stage is not held here, or *rule* or *history* does not fit the network.
         """
         self.check_range(first, last)
-        rule.check_exits(self.exits)
+        rule.check_exits(self.exits, self.classes)
         batch = x.shape[0]
+        rule.check_history(history, batch, self.classes, self.exits_before(first))
         exits = np.full(batch, -1, dtype=np.int64)
         logits = np.zeros((batch, self.classes), dtype=np.float32)
         remaining = np.arange(batch, dtype=np.int64)
@@ -210,9 +218,12 @@ class BranchyNet(nn.Module):
             scores = scored.numpy()
             exits[remaining] = number
             logits[remaining] = scores
-            leaves = rule.leaves(number, scores)
+            history = rule.remember(scores, history)
+            leaves = rule.leaves(number, scores, history)
             if leaves.all():
                 remaining, x = remaining[:0], x[:0]
             elif leaves.any():
                 remaining, x = remaining[~leaves], x[torch.from_numpy(~leaves)]
-        return Progress(exits, logits, remaining, x)
+            if history is not None:
+                history = history[~leaves]
+        return Progress(exits, logits, remaining, x, history)

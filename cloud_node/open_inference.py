@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from branchynet.decisions.exits import softmax
 from branchynet.errors import InvalidInput
 from branchynet.prediction import Place
 from branchynet.rpc.open_inference.values import (
@@ -43,13 +42,14 @@ class CloudModel:
 
     async def infer(self, inference: Inference) -> Answers:
         """The answers to a batch of images or feature maps; raises `InvalidInput` or `TooLarge`."""
+        rule = rule_from_parameters(inference.parameters, self.served.rule) or self.served.rule
         resumed = await self._node.resume(
             self.served.content_hash,
             _cut(inference.name, inference.parameters),
             inference.tensor,
-            rule_from_parameters(inference.parameters, self.served.rule),
+            rule,
         )
-        probabilities = softmax(resumed.logits).astype(np.float32)
+        probabilities = rule.probabilities(resumed.exits, resumed.logits)
         return Answers(
             labels=probabilities.argmax(axis=1).astype(np.int64),
             probabilities=probabilities,

@@ -115,10 +115,7 @@ async def _profile(
     finally:
         torch.set_num_threads(threads)
     sizes = tuple(
-        resume_request(
-            manifest.content_hash, cut, np.zeros((1, *shape), np.float32 if cut else np.uint8), manifest.rule
-        ).ByteSize()
-        for cut, shape in enumerate(cut_shapes(manifest.architecture))
+        _message_bytes(manifest, network, cut, shape) for cut, shape in enumerate(cut_shapes(manifest.architecture))
     )
     on_step("nodes")
     nodes = await _ask_nodes(artifact_name, manifest, dataset, logs)
@@ -145,6 +142,14 @@ async def _profile(
         framing_bytes=max(round((nodes.link_bytes["bytes_up"] - message_bytes) / offloads), 0),
         reply_bytes=round(nodes.link_bytes["bytes_down"] / offloads),
     )
+
+
+def _message_bytes(manifest: Manifest, network: BranchyNet, cut: int, shape: tuple[int, ...]) -> int:
+    """Size of the message that offloads one sample at *cut*."""
+    tensor = np.zeros((1, *shape), np.float32 if cut else np.uint8)
+    remembers = manifest.rule.remembers and network.exits_before(cut) > 0
+    history = np.array([[0, 1]], dtype=np.int32) if remembers else None
+    return resume_request(manifest.content_hash, cut, tensor, manifest.rule, history).ByteSize()
 
 
 async def _ask_nodes(artifact_name: str, manifest: Manifest, dataset: Dataset, logs: Path) -> _Nodes:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from branchynet import artifact
 from branchynet.artifact import Manifest
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.models import ARCHITECTURES, VARIANTS, Architecture, build
 from branchynet.network import Normalisation
 from branchynet.training.datasets import Dataset
@@ -74,7 +74,7 @@ def exit_logits(network, images):
 @st.composite
 def rules(draw, network, images):
     """Thresholds among this very batch's scores: between two, exactly on one, or past all of them."""
-    criterion = draw(st.sampled_from(Criterion))
+    criterion = draw(st.sampled_from(LOGIT_CRITERIA))
     logits = exit_logits(network, images)
     thresholds = []
     for scored in logits[:-1]:

@@ -317,7 +317,7 @@ def test_a_manifest_is_json_that_any_program_reads(folder):
     def refuse(text):
         raise AssertionError(f"{text} is not JSON")
 
-    for criterion in Criterion:
+    for criterion in set(Criterion) - {Criterion.GATE}:
         for threshold in (criterion.never, criterion.always):
             manifest = artifact.read_manifest(folder).with_rule(ExitRule(criterion, (threshold,)), {})
             artifact.write_manifest(folder, manifest)
