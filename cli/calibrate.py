@@ -23,43 +23,57 @@ __all__ = ["calibrate"]
 SHOWN_RULES = 12
 
 
+CriterionOption = Annotated[Criterion, typer.Option(help="How confidence is scored.")]
+TemperatureOption = Annotated[
+    bool, typer.Option("--temperature", help="Fit a temperature for each exit, which becomes part of the rule.")
+]
+DropOption = Annotated[
+    float, typer.Option(help="Accuracy (0..1) that may be lost against the final exit.", min=0.0, max=1.0)
+]
+MacsOption = Annotated[float | None, typer.Option(help="Instead: mean MACs per image that may be spent.", min=0)]
+MsOption = Annotated[
+    float | None, typer.Option(help="Instead: mean ms per image; needs --stage-ms or --profile.", min=0)
+]
+StageMsOption = Annotated[str | None, typer.Option(help="ms of each stage with its exit: 0.4,0.9,1.1.")]
+ProfileOption = Annotated[
+    Path | None, typer.Option(help="profile.json of `branchynet simulate`.", exists=True, dir_okay=False)
+]
+UplinkOption = Annotated[
+    float | None, typer.Option(help="With --profile: split at the artifact's cut. Without: all of it runs on the edge.")
+]
+RttOption = Annotated[float, typer.Option(help="With --uplink-mbps: the round trip.", min=0)]
+FixOption = Annotated[
+    list[str] | None, typer.Option(help="EXIT=THRESHOLD that is given; the others are searched. Repeatable.")
+]
+FrontierOption = Annotated[bool, typer.Option("--frontier", help="Print every rule that no other one beats.")]
+CompareOption = Annotated[
+    bool, typer.Option("--compare", help="Compare all criteria, with and without temperature, on unseen images.")
+]
+HalvingsOption = Annotated[int, typer.Option(help="With --compare: random halvings of the split.", min=2)]
+PlotOption = Annotated[
+    Path | None, typer.Option(help="PNG of the frontier; with --compare, of reliability.", dir_okay=False)
+]
+OutOption = Annotated[Path | None, typer.Option(help="Folder for the artifact with its new rule.", file_okay=False)]
+
+
 def calibrate(
     artifact: ArtifactOption = "lenet-fashion",
     data: DataOption = None,
-    criterion: Annotated[Criterion, typer.Option(help="How confidence is scored.")] = Criterion.ENTROPY,
-    temperature: Annotated[
-        bool, typer.Option("--temperature", help="Fit a temperature for each exit, which becomes part of the rule.")
-    ] = False,
-    max_drop: Annotated[
-        float, typer.Option(help="Accuracy (0..1) that may be lost against the final exit.", min=0.0, max=1.0)
-    ] = 0.001,
-    macs: Annotated[float | None, typer.Option(help="Instead: mean MACs per image that may be spent.", min=0)] = None,
-    ms: Annotated[
-        float | None, typer.Option(help="Instead: mean ms per image; needs --stage-ms or --profile.", min=0)
-    ] = None,
-    stage_ms: Annotated[str | None, typer.Option(help="Time of each stage with its exit: 0.4,0.9,1.1.")] = None,
-    profile: Annotated[
-        Path | None, typer.Option(help="profile.json of `branchynet simulate`.", exists=True, dir_okay=False)
-    ] = None,
-    uplink_mbps: Annotated[
-        float | None,
-        typer.Option(help="With --profile: the artifact is split at its cut; else the edge's device runs all of it."),
-    ] = None,
-    rtt_ms: Annotated[float, typer.Option(help="With --uplink-mbps: the round trip.", min=0)] = 0.0,
-    fix: Annotated[
-        list[str] | None, typer.Option(help="EXIT=THRESHOLD that is given; the others are searched. Repeatable.")
-    ] = None,
-    frontier: Annotated[bool, typer.Option("--frontier", help="Print every rule that no other one beats.")] = False,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Compare all criteria, with and without temperature, on unseen images.")
-    ] = False,
-    halvings: Annotated[int, typer.Option(help="With --compare: random halvings of the split.", min=2)] = 10,
-    plot: Annotated[
-        Path | None, typer.Option(help="PNG of the frontier; with --compare, of reliability.", dir_okay=False)
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the artifact with its new rule.", file_okay=False)
-    ] = None,
+    criterion: CriterionOption = Criterion.ENTROPY,
+    temperature: TemperatureOption = False,
+    max_drop: DropOption = 0.001,
+    macs: MacsOption = None,
+    ms: MsOption = None,
+    stage_ms: StageMsOption = None,
+    profile: ProfileOption = None,
+    uplink_mbps: UplinkOption = None,
+    rtt_ms: RttOption = 0.0,
+    fix: FixOption = None,
+    frontier: FrontierOption = False,
+    compare: CompareOption = False,
+    halvings: HalvingsOption = 10,
+    plot: PlotOption = None,
+    out: OutOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Choose thresholds on the artifact's calibration split, which was held out from training; never on test data.
@@ -67,55 +81,56 @@ def calibrate(
     Prints the frontier of accuracy against cost and the rule chosen on it: the cheapest within --max-drop, or the most
     accurate within --macs or --ms. With --out the artifact is copied there with that rule.
     """
+    from branchynet import artifact as artifacts
     from branchynet.decisions.calibration import frontier as search
     from branchynet.errors import InvalidInput
     from branchynet.models import zoo
     from branchynet.training.assembly import calibration_table, copy_with_rule
+    from branchynet.training.criteria import candidate_name
     from branchynet.training.scoring import fit_rule
 
     if macs is not None and ms is not None:
         raise InvalidInput("--macs and --ms are both given; there is one budget")
+    if compare and (macs is not None or ms is not None or fix or frontier or out):
+        raise InvalidInput("--compare knows only --max-drop, --halvings, --plot and --json: it chooses no rule to keep")
+    folder, fixed, costs = zoo.find(artifact), _fixed(fix or []), None
+    if ms is not None:
+        costs = _ms_by_exit(artifacts.read_manifest(folder), stage_ms, profile, uplink_mbps, rtt_ms)
     manifest, table = calibration_table(artifact, data)
     if compare:
         from cli.criteria import compare_on
 
-        compare_on(zoo.find(artifact), manifest, table, data, max_drop, halvings, plot, json_file)
+        compare_on(folder, manifest, table, data, max_drop, halvings, plot, json_file)
         return
-    priced, unit = table, "MACs"
-    if ms is not None:
-        priced, unit = replace(table, costs=_ms_by_exit(manifest, stage_ms, profile, uplink_mbps, rtt_ms)), "ms"
-    rule = fit_rule(table, criterion, tempered=temperature)
-    front = search(priced, rule, _fixed(fix or []))
-    budget = macs if ms is None else ms
-    chosen = _choose(front, table, max_drop, budget)
-    _print(front, chosen, unit, f"{manifest.name}: rules on {len(table.labels):,} held-out images", whole=frontier)
-    final_accuracy = float(table.correct[-1].mean())
-    wanted = f"allowed drop: {100 * max_drop:g} points" if budget is None else f"budget: {budget:,.6g} {unit}"
-    console.print(f"final exit alone: {100 * final_accuracy:.2f} %; {wanted}")
-    counted = table.apply(chosen.rule)
-    figures: dict[str, Any] = {
-        "artifact": manifest.name,
-        "images": len(table.labels),
-        "criterion": criterion.value,
-        **{key: value for key, value in asdict(chosen.rule).items() if key != "criterion"},
-        "accuracy": chosen.accuracy,
-        "exit_shares": list(chosen.exit_shares),
-        "macs": counted.cost,
-        "final_exit_accuracy": final_accuracy,
-    }
-    if ms is not None:
-        figures["ms"] = chosen.cost
+    priced, unit = (table, "MACs") if costs is None else (replace(table, costs=costs), "ms")
+    front = search(priced, fit_rule(table, criterion, tempered=temperature), fixed)
+    chosen = _choose(front, table, max_drop, macs if ms is None else ms)
+    title = f"{manifest.name}, {candidate_name(criterion, temperature)}: {len(table.labels):,} held-out training images"
+    _print(front, chosen, unit, title, whole=frontier)
+    console.print(f"final exit alone: {100 * table.correct[-1].mean():.2f} % for {priced.costs[-1]:,.6g} {unit}")
+    figures = {"artifact": manifest.name, **_figures(table, chosen), **({} if costs is None else {"ms": chosen.cost})}
     if frontier:
         figures["frontier"] = [[result.rule.thresholds, result.accuracy, result.cost] for result in front]
     write_json(json_file, figures)
     if plot is not None:
         from branchynet.training.pictures import draw_frontier
 
-        draw_frontier(front, chosen, unit, plot, f"{manifest.name}, {criterion.value}: calibration split")
+        draw_frontier(front, chosen, unit, plot, title)
         console.print(f"drawn: {plot}")
     if out is not None:
-        copy_with_rule(artifact, out, counted)
+        copy_with_rule(artifact, out, table.apply(chosen.rule))
         console.print(f"written: {out}")
+
+
+def _figures(table: OutcomeTable, chosen: RuleResult) -> dict[str, Any]:
+    return {
+        "images": len(table.labels),
+        **asdict(chosen.rule),
+        "accuracy": chosen.accuracy,
+        "exit_shares": list(chosen.exit_shares),
+        "macs": table.apply(chosen.rule).cost,
+        "final_exit_accuracy": float(table.correct[-1].mean()),
+    }
 
 
 def _choose(front: list[RuleResult], table: OutcomeTable, max_drop: float, budget: float | None) -> RuleResult:

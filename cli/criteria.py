@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_on"]
 
-# Heading of a column, name of the figure, what it is multiplied with, and decimals.
-_TRUST = (("AURC×1000", "aurc", 1e3, 2), ("AUROC %", "auroc", 1e2, 1), ("ECE %", "ece", 1e2, 1))
-
 
 def compare_on(
     folder: Path,
@@ -43,16 +40,12 @@ def compare_on(
     with progress_bar() as bar:
         task = bar.add_task("fitting", total=len(CANDIDATES) * halvings, note="")
         compared = compare_criteria(table, max_drop, halvings, test, lambda done: bar.update(task, completed=done))
-    halves = f"{halvings} random halvings of {len(table.labels):,} held-out images"
-    note = f"fitted on one half, judged on the other; mean ± standard deviation over {halves}"
-    console.print(_trust(compared, table.exits, f"{manifest.name}: is an exit's score to be trusted?", on_test=False))
-    console.print(_savings(compared, f"{manifest.name}: cheapest rule within {100 * max_drop:g} points", on_test=False))
-    console.print(f"{note}.\nThe halvings overlap: the spread is no confidence interval.")
-    if test is not None:
-        on = f"on {len(test.labels):,} test images, all of it chosen on the calibration split"
-        console.print(_trust(compared, table.exits, f"{manifest.name}: trust, {on}", on_test=True))
-        console.print(_savings(compared, f"{manifest.name}: savings, {on}", on_test=True))
+    console.print(_trust(compared, table.exits, manifest.name))
+    console.print(_savings(compared, f"{manifest.name}: cheapest rule within {100 * max_drop:g} points"))
+    on_test = "" if test is None else f" Test: {len(test.labels):,} images, everything chosen on the whole split."
     console.print(
+        f"Fitted and chosen on one half of {len(table.labels):,} held-out images, judged on the other: mean ± standard "
+        f"deviation over\n{halvings} random halvings, which overlap: no confidence interval.{on_test}\n"
         f"T: logits divided by a fitted temperature. ECE: {BINS} bins of equally many images (adaptive); only "
         "max-probability and gate\nsay a probability. AUROC: of telling right answers from wrong ones. Drop: accuracy "
         f"lost to the final exit, which takes\n{table.costs[-1] / 1e6:.3f} M MACs."
@@ -94,52 +87,51 @@ def _test_table(folder: Path, manifest: Manifest, data: Path | None) -> OutcomeT
     return measure_outcomes(network, cost(manifest.architecture), dataset)
 
 
-def _trust(compared: list[Compared], exits: int, title: str, *, on_test: bool) -> Table:
+def _trust(compared: list[Compared], exits: int, name: str) -> Table:
+    """How far each exit's scores can be trusted, exit by exit."""
     from branchynet.training.criteria import candidate_name
 
-    shown = Table(title=title)
-    shown.add_column("criterion")
+    shown = _table(f"{name}: is an exit's score to be trusted?", compared, ("AURC×1000", "AUROC %", "ECE %"), "exit")
     for number in range(exits):
-        for heading, *_ in _TRUST:
-            shown.add_column(f"exit {number}\n{heading}", justify="right")
+        for one in compared:
+            cells = _cells(one, (("aurc", 1e3, 2), ("auroc", 1e2, 1), ("ece", 1e2, 1)), number)
+            shown.add_row(str(number), candidate_name(one.criterion, one.tempered), *cells)
+        shown.add_section()
+    return shown
+
+
+def _savings(compared: list[Compared], title: str) -> Table:
+    """What each criterion's rule costs, and what it loses."""
+    from branchynet.training.criteria import candidate_name
+
+    shown = _table(title, compared, ("drop, pts", "accuracy %", "M MACs"))
     for one in compared:
-        cells = [
-            _cell(one, name, scale, digits, on_test, number)
-            for number in range(exits)
-            for _, name, scale, digits in _TRUST
-        ]
+        cells = _cells(one, (("drop", 1e2, 2), ("accuracy", 1e2, 2), ("cost", 1e-6, 3)))
         shown.add_row(candidate_name(one.criterion, one.tempered), *cells)
     return shown
 
 
-def _savings(compared: list[Compared], title: str, *, on_test: bool) -> Table:
-    from branchynet.training.criteria import candidate_name
-
+def _table(title: str, compared: list[Compared], headings: tuple[str, ...], *before: str) -> Table:
     shown = Table(title=title)
-    shown.add_column("criterion")
-    for heading in ("drop, points", "accuracy %", "M MACs", "exits %"):
+    for heading in (*before, "criterion"):
+        shown.add_column(heading)
+    tested = compared[0].test is not None
+    for heading in (*headings, *(f"test: {heading}" for heading in headings if tested)):
         shown.add_column(heading, justify="right")
-    for one in compared:
-        shares = _of(one, on_test)["exit_shares"]
-        shown.add_row(
-            candidate_name(one.criterion, one.tempered),
-            _cell(one, "drop", 1e2, 2, on_test),
-            _cell(one, "accuracy", 1e2, 2, on_test),
-            _cell(one, "cost", 1e-6, 3, on_test),
-            " / ".join(f"{100 * share:.1f}" for share in shares),
-        )
     return shown
 
 
-def _of(one: Compared, on_test: bool) -> Figures:
-    assert one.test is not None or not on_test
-    return one.test if on_test and one.test is not None else one.mean
+def _cells(one: Compared, wanted: tuple[tuple[str, float, int], ...], number: int | None = None) -> list[str]:
+    """Cells of the figures *wanted* (name, factor, decimals), at exit *number* if they have one for each."""
 
+    def written(figures: Figures, name: str, factor: float, digits: int) -> str:
+        value = factor * float(figures[name] if number is None else figures[name][number])
+        return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
-def _cell(one: Compared, name: str, scale: float, digits: int, on_test: bool, number: int | None = None) -> str:
-    at = () if number is None else number
-    value = float(_of(one, on_test)[name][at])
-    if math.isnan(value):
-        return "–"
-    spread = "" if on_test else f" ± {scale * float(one.spread[name][at]):.{digits}f}"
-    return f"{scale * value:.{digits}f}{spread}"
+    cells = []
+    for name, factor, digits in wanted:
+        mean, spread = (written(figures, name, factor, digits) for figures in (one.mean, one.spread))
+        cells.append(mean if mean == "–" else f"{mean} ± {spread}")
+    if one.test is not None:
+        cells += [written(one.test, *figure) for figure in wanted]
+    return cells

@@ -69,7 +69,7 @@ class OutcomeTable:
         scores, history = np.ones(self.logits.shape[:2]), None
         for index, logits in enumerate(self.logits):
             history = rule.remember(logits, history)
-            if index < self.exits - 1 or not rule.gates:
+            if index < self.exits - 1 or rule.criterion is not Criterion.GATE:
                 scores[index] = rule.score(index, logits, history)
         return scores
 

@@ -18,6 +18,7 @@ from network_examples import (
     pictures,
     random_network,
     rules,
+    scored_rules,
     some,
     title,
 )
@@ -75,7 +76,7 @@ def test_halves_equal_the_whole_at_every_cut(architecture, loaded):
     @given(st.data())
     def check(data):
         images = data.draw(batches(architecture, 6))
-        check_every_cut(architecture, loaded, images, data.draw(rules(random_network(architecture), images)))
+        check_every_cut(architecture, loaded, images, data.draw(scored_rules(random_network(architecture), images)))
 
     check()
 
