@@ -83,16 +83,12 @@ def calibrate(
     """
     from branchynet import artifact as artifacts
     from branchynet.decisions.calibration import frontier as search
-    from branchynet.errors import InvalidInput
     from branchynet.models import zoo
     from branchynet.training.assembly import calibration_table, copy_with_rule
     from branchynet.training.criteria import candidate_name
     from branchynet.training.scoring import fit_rule
 
-    if macs is not None and ms is not None:
-        raise InvalidInput("--macs and --ms are both given; there is one budget")
-    if compare and (macs is not None or ms is not None or fix or frontier or out):
-        raise InvalidInput("--compare knows only --max-drop, --halvings, --plot and --json: it chooses no rule to keep")
+    _check_purpose(macs, ms, compare=compare, choosing=bool(fix or frontier or out))
     folder, fixed, costs = zoo.find(artifact), _fixed(fix or []), None
     if ms is not None:
         costs = _ms_by_exit(artifacts.read_manifest(folder), stage_ms, profile, uplink_mbps, rtt_ms)
@@ -120,6 +116,16 @@ def calibrate(
     if out is not None:
         copy_with_rule(artifact, out, table.apply(chosen.rule))
         console.print(f"written: {out}")
+
+
+def _check_purpose(macs: float | None, ms: float | None, *, compare: bool, choosing: bool) -> None:
+    """Refuse options of which one would be ignored."""
+    from branchynet.errors import InvalidInput
+
+    if macs is not None and ms is not None:
+        raise InvalidInput("--macs and --ms are both given; there is one budget")
+    if compare and (macs is not None or ms is not None or choosing):
+        raise InvalidInput("--compare knows only --max-drop, --halvings, --plot and --json: it chooses no rule to keep")
 
 
 def _figures(table: OutcomeTable, chosen: RuleResult) -> dict[str, Any]:
