@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from network_examples import seeded, some
+from network_examples import scorings, seeded, some
 from test_outcomes import random_table
 
 from branchynet.decisions.calibration import candidate_thresholds, pareto_front, screen, select
@@ -28,6 +28,15 @@ def test_every_screened_result_is_what_applying_its_rule_gives(table, criterion,
         assert result.accuracy == pytest.approx(applied.accuracy, abs=1e-12)
         assert result.exit_shares == pytest.approx(applied.exit_shares, abs=1e-12)
         assert result.cost == pytest.approx(applied.cost)
+
+
+@given(scorings(3, 4), st.integers(0, 999))
+@some
+def test_screening_keeps_what_a_rule_knows_beside_its_thresholds(rule, seed):
+    table = random_table(3, 20, seed=seed)
+    for result in screen(table, rule, 3):
+        assert result.rule == rule.with_thresholds(result.rule.thresholds)
+        assert result.accuracy == pytest.approx(table.apply(result.rule).accuracy)
 
 
 @given(table=tables, criterion=st.sampled_from(LOGIT_CRITERIA))
