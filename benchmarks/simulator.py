@@ -25,7 +25,7 @@ from rich.table import Table
 from branchynet import artifact
 from branchynet.decisions.plans import Plan
 from branchynet.decisions.timing import ServingProfile, StageTimes
-from branchynet.models import cost, zoo
+from branchynet.models import zoo
 from branchynet.training.datasets import load_sample
 from branchynet.training.evaluation import measure_outcomes
 from simulations.capacity import Capacity, DeliveryLog
@@ -56,7 +56,7 @@ class Case:
 def measured_network() -> Measured:
     """The shipped network, on an edge ten times as slow as its cloud."""
     manifest, network = artifact.load(zoo.find("lenet-fashion"))
-    table = measure_outcomes(network, cost(manifest.architecture), load_sample())
+    table = measure_outcomes(network, manifest.cost, load_sample())
     edge = StageTimes((1, 8), ((4.0, 20.0), (3.0, 15.0)))
     profile = ServingProfile(edge, edge.slower(0.1), (0, 1), 1, 1.0, 2.0, (784, 4_480), 120, 260)
     return Measured(table, profile, Plan(1, manifest.rule))

@@ -1,10 +1,13 @@
-"""A trained network on disk: one safetensors file a stage, and a manifest that says what they are.
+"""A trained network on disk: one file a stage, and a manifest that says what they are.
 
     NAME/
     ├── manifest.json           architecture, normalisation, exit rule, recipe, measured results, checksums
     ├── stage-0.safetensors     trunk layers and exit head of stage 0
     ├── stage-1.safetensors     …
     └── baseline.safetensors    the plain trunk trained with the same recipe: a yard-stick, never served
+
+A network whose layers are no code of ours is *exported*: each file is then an ONNX graph (`stage-0.onnx`, …), and the
+manifest tells what our code would have. Only the engine onnx runs it; nothing else is different.
 
 A half opens only the files of its own stages, so an edge never reads the deep weights; they need not even be on its
 disk. The *content hash* covers architecture, normalisation and the weights of every stage, and nothing that may
@@ -14,7 +17,7 @@ change between two measurements: two halves with equal hashes belong together.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,70 +27,198 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from branchynet.engine import Engine, Runner
 from branchynet.errors import DamagedData, InvalidInput, UnknownModel
-from branchynet.manifest import BASELINE, Manifest, read_manifest, stage_file, write_manifest
+from branchynet.export import cached_graph, check_engine, export_stage, trunk_runner
+from branchynet.exported import ExportedArchitecture
+from branchynet.manifest import BASELINE, Manifest, Weights, read_manifest, write_manifest
 from branchynet.models import build
 from branchynet.network import BranchyNet
+from branchynet.onnx_engine import OnnxRunner
 
-__all__ = ["Manifest", "load", "load_baseline", "read_manifest", "save", "write_manifest"]
+__all__ = [
+    "Manifest",
+    "load",
+    "load_baseline",
+    "load_runner",
+    "load_trunk",
+    "read_manifest",
+    "save",
+    "save_exported",
+    "write_manifest",
+]
 
 
-def save(folder: Path, manifest: Manifest, network: BranchyNet, baseline: Mapping[str, Tensor]) -> Manifest:
+def save(
+    folder: Path, manifest: Manifest, network: BranchyNet, baseline: Mapping[str, Tensor], weights: Weights = "fp32"
+) -> Manifest:
     """Write *network* (whole) and its *baseline* weights under *folder*; the manifest with `files` filled in.
 
-    The baseline is kept in half precision: it is only measured, and its recorded results come from the kept values.
+    *weights*: how those of the stages are kept; fp16 takes half the disk and rounds them. The baseline is always kept
+    in half precision: it is only measured, and its recorded results come from the kept values. Raises `InvalidInput`
+    for a weight that is too large for fp16.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
+    dtype = torch.float16 if weights == "fp16" else None
+    manifest = replace(manifest, weights=weights)
     blobs = {
-        stage_file(index): tensors_to_bytes(_plain(network.stage(index).state_dict()))
+        manifest.file(index): tensors_to_bytes(_plain(network.stage(index).state_dict(), dtype))
         for index in range(network.total_stages)
     }
-    blobs[BASELINE] = tensors_to_bytes(_plain(baseline, torch.float16))
-    for name, blob in blobs.items():
-        (folder / name).write_bytes(blob)
-        files[name] = hashlib.sha256(blob).hexdigest()
-    complete = replace(manifest, files=files)
-    write_manifest(folder, complete)
-    return complete
+    blobs[manifest.file(BASELINE)] = tensors_to_bytes(_plain(baseline, torch.float16))
+    return _write(folder, manifest, blobs)
+
+
+def save_exported(folder: Path, manifest: Manifest, network: BranchyNet, baseline: BranchyNet) -> Manifest:
+    """Write the whole *network* under *folder* as ONNX graphs, and the plain trunk of *baseline* as one more.
+
+    *network* may have been made of any layers; *baseline* is a whole network too, and may be the same one. The
+    manifest comes back with `architecture` and `files` filled in; the name of its architecture is kept. Takes seconds
+    a stage. Raises what `export_stage` raises.
+    """
+    architecture = ExportedArchitecture.of(manifest.architecture.name, network)
+    manifest = replace(manifest, architecture=architecture, weights="fp32")
+    blobs = {
+        manifest.file(index): export_stage(network, index, shape) for index, shape in enumerate(manifest.cut_shapes)
+    }
+    blobs[manifest.file(BASELINE)] = export_stage(baseline.plain(), 0, baseline.input_shape)
+    return _write(folder, manifest, blobs)
 
 
 def load(folder: Path, first: int = 0, last: int | None = None) -> tuple[Manifest, BranchyNet]:
     """The artifact's manifest and its stages [*first*, *last*), in evaluation mode; by default all of them.
 
     Only those stages' files are opened. Raises `UnknownModel` if the artifact or a stage file is missing,
-    `InvalidInput` for a range that the network does not have, `DamagedData` for a checksum that does not fit.
+    `InvalidInput` for a range that the network does not have or an exported network, `DamagedData` for a checksum
+    that does not fit.
     """
     manifest = read_manifest(folder)
-    # On the `meta` device a layer has shapes but no memory: the other half's weights never exist here.
-    with torch.device("meta"):
-        whole = build(manifest.architecture, manifest.normalisation)
-    last = whole.total_stages if last is None else last
-    try:
-        half = whole.part(first, last)
-    except InvalidInput:
-        raise InvalidInput(
-            f"stages [{first}, {last}) do not exist; {manifest.name} has the stages [0, {whole.total_stages})"
-        ) from None
+    first, last = _range(manifest, first, last)
+    half = _empty(manifest).part(first, last)
     for index in range(first, last):
-        _fill(half.stage(index), folder, stage_file(index), manifest)
+        _fill(half.stage(index), folder, index, manifest)
     return manifest, half.eval()
+
+
+def load_runner(
+    folder: Path, first: int = 0, last: int | None = None, *, engine: Engine | None = None, threads: int = 1
+) -> tuple[Manifest, Runner]:
+    """The artifact's manifest and its stages [*first*, *last*) on *engine*; by default all, on `Manifest.own_engine`.
+
+    *threads* are those of ONNX Runtime; torch's are a setting of its own. The first time that a network of ours is to
+    run on onnx it is exported, which takes seconds a stage; the graphs are kept in the cache folder. Raises what
+    `load` raises, `SettingsError` if a package is not installed, and `InvalidInput` for an exported network on eager.
+    """
+    manifest = read_manifest(folder)
+    engine = engine or manifest.own_engine
+    if manifest.exported:
+        check_engine(engine)
+    if engine is Engine.EAGER:
+        return load(folder, first, last)
+    first, last = _range(manifest, first, last)
+    runner = OnnxRunner(
+        _exported_graphs(folder, manifest) if manifest.exported else _cached_graphs(folder, manifest),
+        input_shape=manifest.architecture.input_shape,
+        classes=manifest.architecture.classes,
+        exit_of_stage=manifest.cost.exit_of_stage,
+        first=first,
+        last=last,
+        threads=threads,
+    )
+    return manifest, runner
 
 
 def load_baseline(folder: Path, manifest: Manifest) -> BranchyNet:
     """The plain trunk trained with the same recipe, as a whole network without branch heads: use its `trunk` only.
 
-    Raises `UnknownModel` if the artifact does not carry one, `DamagedData` if the file is not what was written.
+    Raises `UnknownModel` if the artifact does not carry one, `DamagedData` if the file is not what was written,
+    `InvalidInput` for an exported network.
     """
+    network = _empty(manifest)
     tensors = {key: value.float() for key, value in _read_tensors(folder, BASELINE, manifest).items()}
-    with torch.device("meta"):
-        network = build(manifest.architecture, manifest.normalisation)
-    _assign(network, tensors, BASELINE, strict=False)
+    _assign(network, tensors, manifest.file(BASELINE), strict=False)
     return network.eval()
 
 
-def _fill(module: torch.nn.Module, folder: Path, name: str, manifest: Manifest) -> None:
-    _assign(module, _read_tensors(folder, name, manifest), name, strict=True)
+def load_trunk(folder: Path, manifest: Manifest, *, engine: Engine | None = None, threads: int = 1) -> Runner:
+    """The plain trunk trained with the same recipe, as a network of one stage; *engine*, *threads* as `load_runner`.
+
+    Raises what `load_baseline` raises, but takes exported networks too.
+    """
+    engine = engine or manifest.own_engine
+    if manifest.exported:
+        check_engine(engine)
+    if engine is Engine.EAGER:
+        return trunk_runner(load_baseline(folder, manifest), Engine.EAGER)
+
+    def graph(_: int) -> bytes:
+        blob = _read(folder, BASELINE, manifest)
+        if manifest.exported:
+            return blob
+        shape = manifest.architecture.input_shape
+        key = hashlib.sha256(f"{manifest.content_hash} {manifest.files[manifest.file(BASELINE)]}".encode()).hexdigest()
+        return cached_graph(key, 0, lambda: export_stage(load_baseline(folder, manifest).plain(), 0, shape))
+
+    return OnnxRunner(
+        graph,
+        input_shape=manifest.architecture.input_shape,
+        classes=manifest.architecture.classes,
+        exit_of_stage=(0,),
+        first=0,
+        last=1,
+        threads=threads,
+    )
+
+
+def _write(folder: Path, manifest: Manifest, blobs: Mapping[str, bytes]) -> Manifest:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, blob in blobs.items():
+        (folder / name).write_bytes(blob)
+    complete = replace(manifest, files={name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()})
+    write_manifest(folder, complete)
+    return complete
+
+
+def _range(manifest: Manifest, first: int, last: int | None) -> tuple[int, int]:
+    last = manifest.stages if last is None else last
+    if not 0 <= first <= last <= manifest.stages:
+        raise InvalidInput(
+            f"stages [{first}, {last}) do not exist; {manifest.name} has the stages [0, {manifest.stages})"
+        )
+    return first, last
+
+
+def _empty(manifest: Manifest) -> BranchyNet:
+    """The whole network on the `meta` device, shapes without memory: no half ever holds the weights of the other."""
+    if isinstance(manifest.architecture, ExportedArchitecture):
+        raise InvalidInput(f"{manifest.name} was exported as ONNX graphs: the engine onnx runs it, torch cannot")
+    with torch.device("meta"):
+        return build(manifest.architecture, manifest.normalisation)
+
+
+def _exported_graphs(folder: Path, manifest: Manifest) -> Callable[[int], bytes]:
+    return lambda index: _read(folder, index, manifest)
+
+
+def _cached_graphs(folder: Path, manifest: Manifest) -> Callable[[int], bytes]:
+    shapes = manifest.cut_shapes
+
+    def graph(index: int) -> bytes:
+        _read(folder, index, manifest)  # a graph in the cache does not make up for weights that are away or damaged
+        return cached_graph(
+            manifest.content_hash,
+            index,
+            lambda: export_stage(load(folder, index, index + 1)[1], index, shapes[index]),
+        )
+
+    return graph
+
+
+def _fill(module: torch.nn.Module, folder: Path, index: int, manifest: Manifest) -> None:
+    name, tensors = manifest.file(index), _read_tensors(folder, index, manifest)
+    kept = torch.float16 if manifest.weights == "fp16" else torch.float32
+    if wrong := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()} - {kept}:
+        raise DamagedData(f"{name} holds {', '.join(map(str, wrong))}, the manifest says {manifest.weights}")
+    _assign(module, _plain(tensors, torch.float32), name, strict=True)
 
 
 def _assign(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str, *, strict: bool) -> None:
@@ -99,7 +230,9 @@ def _assign(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str, *
         parameter.requires_grad_(False)
 
 
-def _read_tensors(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:
+def _read(folder: Path, part: int | str, manifest: Manifest) -> bytes:
+    """The file of a stage or of `BASELINE`, which is what was written."""
+    name = manifest.file(part)
     try:
         blob = (folder / name).read_bytes()
     except FileNotFoundError:
@@ -107,15 +240,23 @@ def _read_tensors(folder: Path, name: str, manifest: Manifest) -> dict[str, Tens
     digest = hashlib.sha256(blob).hexdigest()
     if digest != manifest.files.get(name):
         raise DamagedData(f"{folder / name} has SHA-256 {digest}, the manifest says {manifest.files.get(name)}")
+    return blob
+
+
+def _read_tensors(folder: Path, part: int | str, manifest: Manifest) -> dict[str, Tensor]:
+    blob = _read(folder, part, manifest)
     try:
         return dict(tensors_from_bytes(blob))
     except SafetensorError as error:
-        raise DamagedData(f"{folder / name} is not a safetensors file: {error}") from None
+        raise DamagedData(f"{folder / manifest.file(part)} is not a safetensors file: {error}") from None
 
 
 def _plain(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Contiguous copies, floats as *dtype*: safetensors refuses shared or strided memory."""
-    return {
-        name: tensor.detach().to(dtype if dtype and tensor.is_floating_point() else tensor.dtype).contiguous()
-        for name, tensor in tensors.items()
-    }
+    plain = {}
+    for name, tensor in tensors.items():
+        converted = tensor.detach().to(dtype if dtype and tensor.is_floating_point() else tensor.dtype).contiguous()
+        if tensor.is_floating_point() and converted.isinf().any() and not tensor.isinf().any():
+            raise InvalidInput(f"{name} reaches {tensor.abs().max():g}, which {dtype} cannot hold")
+        plain[name] = converted
+    return plain

@@ -5,30 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired, final
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.gates import Gate
+from branchynet.engine import Engine
 from branchynet.errors import BranchyNetError, DamagedData, InvalidInput, UnknownModel
+from branchynet.exported import ExportedArchitecture, ExportedFile
 from branchynet.models import Architecture, cost
 from branchynet.network import Normalisation
 from branchynet.prediction import ServedModel
+from branchynet.profile import NetworkCost
 
-__all__ = ["BASELINE", "Manifest", "read_manifest", "stage_file", "write_manifest"]
+__all__ = ["BASELINE", "Manifest", "Weights", "read_manifest", "write_manifest"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-BASELINE = "baseline.safetensors"
+BASELINE = "baseline"
 
-
-def stage_file(index: int) -> str:
-    """Name of the file with the weights of stage *index*."""
-    return f"stage-{index}.safetensors"
+Weights = Literal["fp32", "fp16"]
+YARDSTICKS = ("static", "cascade")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Manifest:
     """What an artifact says about itself.
 
     *files*: SHA-256 of each weight file by name. *training* and *results* are free-form JSON: the recipe with its
-    data and seed, and what was measured with which rule. *cut*: where the edge half ends by default.
+    data and seed, and what was measured with which rule. *cut*: where the edge half ends by default. *weights*: how
+    those of the stages are kept on disk; they are float32 in memory. *yardsticks*: names of the artifacts to measure
+    beside it, see `branchynet.training.yardsticks`.
     """
 
     name: str
-    architecture: Architecture
+    architecture: Architecture | ExportedArchitecture
     normalisation: Normalisation
     labels: tuple[str, ...]
     dataset: str
@@ -49,6 +52,35 @@ class Manifest:
     files: Mapping[str, str]
     training: Mapping[str, Any]
     results: Mapping[str, Any]
+    weights: Weights = "fp32"
+    yardsticks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def exported(self) -> bool:
+        """Whether the stages are ONNX graphs, which only the engine onnx can run."""
+        return isinstance(self.architecture, ExportedArchitecture)
+
+    @property
+    def own_engine(self) -> Engine:
+        """The engine its results were measured on: torch where it can run the network."""
+        return Engine.ONNX if self.exported else Engine.EAGER
+
+    @property
+    def cost(self) -> NetworkCost:
+        """What the network costs for one image."""
+        return (
+            self.architecture.cost if isinstance(self.architecture, ExportedArchitecture) else cost(self.architecture)
+        )
+
+    @property
+    def cut_shapes(self) -> list[tuple[int, ...]]:
+        """Shape of one sample's tensor at each cut 0 … n-1; at cut 0 it is the image's."""
+        return [self.architecture.input_shape, *(stage.output_shape for stage in self.cost.stages[:-1])]
+
+    def file(self, part: int | str) -> str:
+        """Name of the file with stage *part*, or with `BASELINE`."""
+        stem = part if isinstance(part, str) else f"stage-{part}"
+        return f"{stem}.onnx" if self.exported else f"{stem}.safetensors"
 
     @property
     def stages(self) -> int:
@@ -81,6 +113,10 @@ class Manifest:
     def with_rule(self, rule: ExitRule, results: Mapping[str, Any]) -> Manifest:
         """The same network under another exit rule and with that rule's *results*; the old ones no longer hold."""
         return replace(self, rule=rule, results=results)
+
+    def with_results(self, results: Mapping[str, Any], yardsticks: Mapping[str, str]) -> Manifest:
+        """The same network and rule with newly measured *results*, and what was measured beside it."""
+        return replace(self, results=results, yardsticks=yardsticks)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -115,6 +151,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+@final
 class _ArchitectureFile(TypedDict):
     name: str
     variant: str
@@ -143,7 +180,7 @@ class _ManifestFile(TypedDict):
     format_version: int
     name: str
     content_hash: str
-    architecture: _ArchitectureFile
+    architecture: ExportedFile | _ArchitectureFile
     normalisation: _NormalisationFile
     labels: list[str]
     dataset: str
@@ -152,12 +189,16 @@ class _ManifestFile(TypedDict):
     files: dict[str, str]
     training: dict[str, Any]
     results: dict[str, Any]
+    weights: NotRequired[Weights]
+    yardsticks: NotRequired[dict[str, str]]
 
 
 _MANIFEST_FILE = TypeAdapter(_ManifestFile)
 
 
-def _architecture_json(architecture: Architecture) -> _ArchitectureFile:
+def _architecture_json(architecture: Architecture | ExportedArchitecture) -> ExportedFile | _ArchitectureFile:
+    if isinstance(architecture, ExportedArchitecture):
+        return architecture.to_json()
     return {
         "name": architecture.name,
         "variant": architecture.variant,
@@ -191,8 +232,18 @@ def _rule(raw: _RuleFile) -> ExitRule:
     )
 
 
+def _architecture(raw: ExportedFile | _ArchitectureFile) -> Architecture | ExportedArchitecture:
+    """The architecture in the file; one of our errors if there is none like it."""
+    if "stages" in raw:
+        return ExportedArchitecture.from_json(raw)
+    architecture = Architecture(raw["name"], raw["variant"], raw["classes"])
+    if tuple(raw["input_shape"]) != architecture.input_shape:
+        raise InvalidInput(f"input_shape is {raw['input_shape']}, it must be {list(architecture.input_shape)}")
+    return architecture
+
+
 def _to_json(manifest: Manifest) -> _ManifestFile:
-    return {
+    written: _ManifestFile = {
         "format_version": FORMAT_VERSION,
         "name": manifest.name,
         "content_hash": manifest.content_hash,
@@ -206,29 +257,23 @@ def _to_json(manifest: Manifest) -> _ManifestFile:
         "training": dict(manifest.training),
         "results": dict(manifest.results),
     }
+    if manifest.weights != "fp32":
+        written["weights"] = manifest.weights
+    if manifest.yardsticks:
+        written["yardsticks"] = dict(manifest.yardsticks)
+    return written
 
 
 def _from_json(raw: _ManifestFile) -> Manifest:
     """The manifest; raises one of our errors if its parts do not fit each other."""
-    described = raw["architecture"]
-    architecture = Architecture(described["name"], described["variant"], described["classes"])
-    if tuple(described["input_shape"]) != architecture.input_shape:
-        raise InvalidInput(f"input_shape is {described['input_shape']}, it must be {list(architecture.input_shape)}")
+    architecture = _architecture(raw["architecture"])
     mean, std = tuple(raw["normalisation"]["mean"]), tuple(raw["normalisation"]["std"])
     if not len(mean) == len(std) == architecture.input_shape[0] or min(std) <= 0:
         raise InvalidInput(f"normalisation needs a mean and a positive std for each channel, not {mean} and {std}")
     if len(raw["labels"]) != architecture.classes:
         raise InvalidInput(f"{len(raw['labels'])} labels for {architecture.classes} classes")
     rule = _rule(raw["exit_rule"])
-    counted = cost(architecture)
-    rule.check_exits(counted.exits, architecture.classes)
-    stages = len(counted.stages)
-    if not 1 <= raw["cut"] <= stages:
-        raise InvalidInput(f"cut is {raw['cut']}; it must be 1 to {stages}")
-    expected = {BASELINE, *map(stage_file, range(stages))}
-    if set(raw["files"]) != expected:
-        raise InvalidInput(f"files are {sorted(raw['files'])}; they must be {sorted(expected)}")
-    return Manifest(
+    manifest = Manifest(
         name=raw["name"],
         architecture=architecture,
         normalisation=Normalisation(mean, std),
@@ -239,4 +284,19 @@ def _from_json(raw: _ManifestFile) -> Manifest:
         files=raw["files"],
         training=raw["training"],
         results=raw["results"],
+        weights=raw.get("weights", "fp32"),
+        yardsticks=raw.get("yardsticks", {}),
     )
+    counted = manifest.cost
+    rule.check_exits(counted.exits, architecture.classes)
+    stages = len(counted.stages)
+    if not 1 <= manifest.cut <= stages:
+        raise InvalidInput(f"cut is {manifest.cut}; it must be 1 to {stages}")
+    expected = {manifest.file(BASELINE), *map(manifest.file, range(stages))}
+    if set(manifest.files) != expected:
+        raise InvalidInput(f"files are {sorted(manifest.files)}; they must be {sorted(expected)}")
+    if manifest.exported and manifest.weights != "fp32":
+        raise InvalidInput(f"weights are {manifest.weights}; those of graphs are fp32")
+    if unknown := set(manifest.yardsticks) - set(YARDSTICKS):
+        raise InvalidInput(f"yardsticks are {sorted(unknown)}; they must be among {', '.join(YARDSTICKS)}")
+    return manifest

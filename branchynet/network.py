@@ -4,8 +4,7 @@
                │exit 0    │exit 1         │final exit
 
 Cut k lies before stage k: an edge half holds stages [0, k), a cloud half stages [k, n). A half is the same class
-with fewer stages, and one method, `resume`, serves the whole network and both halves. That they agree bit for bit
-in fp32 follows from it: the same layers see the same batch in the same order on either side of the cut.
+with fewer stages. A network is itself the eager engine: it runs its stages in torch, layer by layer.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from branchynet.decisions.exits import ExitRule, History
+from branchynet.engine import Array, Runner
 from branchynet.errors import InvalidInput
 
-__all__ = ["BranchyNet", "Normalisation", "Progress", "Stage"]
+__all__ = ["BranchyNet", "Normalisation", "Stage"]
 
 PIXEL_MAX = 255.0
 
@@ -62,30 +61,8 @@ class Stage(nn.Module):
         return features, self.head(features) if self.head is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a batch of B samples came.
-
-    *exits*: int64 [B], the exit that scored each sample last, -1 where none did yet.
-    *logits*: float32 [B, C], that exit's logits; zero where none.
-    *remaining*: int64 [R], ascending positions in the batch of the samples that have not left.
-    *features*: [R, …], the feature map of the remaining samples, to resume from.
-    *history*: int32 [R, 2], what a rule with a memory knows of the remaining samples; None for other rules.
-    """
-
-    exits: NDArray[np.int64]
-    logits: NDArray[np.float32]
-    remaining: NDArray[np.int64]
-    features: Tensor
-    history: History | None = None
-
-
-class BranchyNet(nn.Module):
-    """Stages [first, first + len(stages)) of an early-exit network with *total_stages* stages.
-
-    A part keeps the whole network's numbering: its stages, exits and cuts mean the same on both sides.
-    *exit_of_stage* maps each stage of the whole network to its exit's number, None where it has no exit.
-    """
+class BranchyNet(nn.Module, Runner):
+    """Stages [first, first + len(stages)) of an early-exit network; see `Runner` for what its attributes mean."""
 
     def __init__(
         self,
@@ -97,13 +74,17 @@ class BranchyNet(nn.Module):
         exit_of_stage: Sequence[int | None],
         first: int = 0,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
+        Runner.__init__(
+            self,
+            input_shape=input_shape,
+            classes=classes,
+            exit_of_stage=exit_of_stage,
+            first=first,
+            last=first + len(stages),
+        )
         self.stages = nn.ModuleDict({str(first + offset): stage for offset, stage in enumerate(stages)})
-        self.input_shape = input_shape
-        self.classes = classes
         self.normalisation = normalisation
-        self.exit_of_stage = tuple(exit_of_stage)
-        self.first = first
 
     @classmethod
     def whole(
@@ -127,25 +108,6 @@ class BranchyNet(nn.Module):
             exit_of_stage=exit_of_stage,
         )
 
-    @property
-    def total_stages(self) -> int:
-        """Number of stages n of the whole network; the cuts are 0 … n."""
-        return len(self.exit_of_stage)
-
-    @property
-    def last(self) -> int:
-        """One past the last stage held here."""
-        return self.first + len(self.stages)
-
-    @property
-    def exits(self) -> int:
-        """Number of exits of the whole network, the final one included."""
-        return sum(number is not None for number in self.exit_of_stage)
-
-    def exits_before(self, cut: int) -> int:
-        """Number of exits that a sample has passed when it reaches *cut*."""
-        return sum(number is not None for number in self.exit_of_stage[:cut])
-
     def stage(self, index: int) -> Stage:
         """Stage number *index* of the whole network; `InvalidInput` if it is not held here."""
         if not self.first <= index < self.last:
@@ -166,12 +128,30 @@ class BranchyNet(nn.Module):
             first=first,
         )
 
-    def check_range(self, first: int, last: int) -> None:
-        """Raise `InvalidInput` unless stages [*first*, *last*) are held here."""
-        if not self.first <= first <= last <= self.last:
-            raise InvalidInput(
-                f"stages [{first}, {last}) are not held here; this half holds [{self.first}, {self.last})"
-            )
+    def without_branches(self) -> BranchyNet:
+        """See `Runner.without_branches`; the weights are shared."""
+        final = self.total_stages - 1
+        stages = [self.stage(index) for index in range(self.first, self.last)]
+        network = BranchyNet(
+            [stage if self.first + offset == final else Stage(stage.trunk) for offset, stage in enumerate(stages)],
+            input_shape=self.input_shape,
+            classes=self.classes,
+            normalisation=self.normalisation,
+            exit_of_stage=(*[None] * final, 0),
+            first=self.first,
+        )
+        return network if self.training else network.eval()
+
+    def plain(self) -> BranchyNet:
+        """The plain network, its trunk and final exit, as a network of one stage; the weights are shared."""
+        trunk = nn.Sequential(*(self.stage(index).trunk for index in range(self.first, self.last)))
+        network = BranchyNet.whole(
+            [Stage(trunk, self.stage(self.last - 1).head)],
+            input_shape=self.input_shape,
+            classes=self.classes,
+            normalisation=self.normalisation,
+        )
+        return network if self.training else network.eval()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Logits [B, C] of every exit held here, for training; *x* is normalised float, or the map at `first`."""
@@ -191,39 +171,8 @@ class BranchyNet(nn.Module):
         return logits
 
     @torch.inference_mode()
-    def resume(self, x: Tensor, first: int, last: int, rule: ExitRule, history: History | None = None) -> Progress:
-        """Run stages [*first*, *last*); after each exit the samples that *rule* is sure about leave the batch.
-
-        *x*: uint8 images [B, C, H, W] if *first* is 0, otherwise the float32 feature map [B, …] at cut *first*.
-        *history*: what the `Progress` up to *first* holds, if *rule* has a memory and an exit was passed.
-        Later stages run on the samples that stay, and on nothing else. The final exit answers whoever is left.
-        Raises `InvalidInput` if a stage is not held here, or *rule* or *history* does not fit the network.
-        """
-        self.check_range(first, last)
-        rule.check_exits(self.exits, self.classes)
-        batch = x.shape[0]
-        rule.check_history(history, batch, self.classes, self.exits_before(first))
-        exits = np.full(batch, -1, dtype=np.int64)
-        logits = np.zeros((batch, self.classes), dtype=np.float32)
-        remaining = np.arange(batch, dtype=np.int64)
-        for index in range(first, last):
-            if not len(remaining):
-                break
-            if index == 0:
-                x = self.normalisation(x)
-            x, scored = self.stage(index)(x)
-            number = self.exit_of_stage[index]
-            if scored is None or number is None:
-                continue
-            scores = scored.numpy()
-            exits[remaining] = number
-            logits[remaining] = scores
-            history = rule.remember(scores, history)
-            leaves = rule.leaves(number, scores, history)
-            if leaves.all():
-                remaining, x = remaining[:0], x[:0]
-            elif leaves.any():
-                remaining, x = remaining[~leaves], x[torch.from_numpy(~leaves)]
-            if history is not None:
-                history = history[~leaves]
-        return Progress(exits, logits, remaining, x, history)
+    def run(self, index: int, x: Array) -> tuple[Array, NDArray[np.float32] | None]:
+        """See `Runner.run`."""
+        entering = torch.as_tensor(x)
+        features, logits = self.stage(index)(self.normalisation(entering) if index == 0 else entering)
+        return features.numpy(), None if logits is None else logits.numpy()

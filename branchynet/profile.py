@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.timing import StageTimes
+from branchynet.engine import Array, Runner
 from branchynet.network import BranchyNet
 
 __all__ = ["NetworkCost", "StageCost", "count_macs", "measure_cost", "time_stages"]
@@ -112,15 +113,15 @@ def measure_cost(network: BranchyNet) -> NetworkCost:
 
 
 def time_stages(
-    network: BranchyNet, images: NDArray[np.uint8], batches: Sequence[int] = (1, 4, 16), repeats: int = 30
+    network: Runner, images: NDArray[np.uint8], batches: Sequence[int] = (1, 4, 16), repeats: int = 30
 ) -> StageTimes:
     """Median time of each stage of the whole *network*, its exit and the rule's score included, on this machine.
 
     *images*: uint8 [N, C, H, W], N at least the largest of *batches*. The stages take turns, so that a slow moment of
-    the machine falls on all of them; threads are torch's own setting.
+    the machine falls on all of them; threads are the engine's own setting.
     """
     never = ExitRule.never(network.exits)
-    inputs = [[torch.from_numpy(images[:size].copy())] for size in batches]
+    inputs: list[list[Array]] = [[images[:size].copy()] for size in batches]
     for row in inputs:
         for stage in range(network.total_stages - 1):
             row.append(network.resume(row[stage], stage, stage + 1, never).features)

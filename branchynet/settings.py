@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -44,6 +44,9 @@ class NodeSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(description="port to listen on; 0 takes a free one", ge=0, le=65535)
     max_batch: int = Field(256, description="most images in one request", ge=1, le=65536)
+    engine: Literal["eager", "onnx"] = Field(
+        "eager", description="eager (torch, the same bits on every node) or onnx (quicker; 'branchynet[onnx]')"
+    )
     threads: int = Field(1, description="threads for the network's layers", ge=1, le=1024)
     grace_s: float = Field(
         10.0, description="seconds that running requests get after SIGTERM", ge=0, allow_inf_nan=False

@@ -1,4 +1,4 @@
-"""`branchynet`: train, evaluate, calibrate, edge, cloud, classify, demo, fleet."""
+"""`branchynet`: train, evaluate, models, calibrate, edge, cloud, classify, demo, fleet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 import branchynet
 from branchynet.errors import BranchyNetError
-from cli import calibrate, classify, demo, evaluate, fleet, nodes, simulate, train
+from cli import calibrate, classify, demo, evaluate, fleet, models, nodes, simulate, train
 
 __all__ = ["app", "main"]
 
@@ -39,6 +39,7 @@ app.add_typer(fleet.app)
 app.command("classify")(classify.classify)
 nodes.register(app)
 app.command("evaluate")(evaluate.evaluate)
+app.command("models")(models.models)
 app.command("calibrate")(calibrate.calibrate)
 app.command("train")(train.train)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import Progress, TaskID
@@ -31,6 +31,13 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Replaces the recipe's seed.")] = None,
     trunk_epochs: Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)] = None,
     joint_epochs: Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)] = None,
+    phase: Annotated[
+        Literal["trunk", "joint", "baseline"] | None, typer.Option(help="Run only this phase; all if not given.")
+    ] = None,
+    trunk_from: Annotated[
+        Path | None,
+        typer.Option(help="Take the trunk from another run's folder, and have no trunk phase.", file_okay=False),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores if not given.", min=1)] = None,
     json_file: JsonOption = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
@@ -60,7 +67,18 @@ def train(
     training, calibration = training_split(chosen, data)
     console.print(f"{training.source}: {len(training):,} images to train on, {len(calibration):,} held out")
     with progress_bar() as bar:
-        trained = joint.train(chosen, training, calibration, run, _Display(bar))
+        trained = joint.train(
+            chosen,
+            training,
+            calibration,
+            run,
+            _Display(bar),
+            phases=(phase,) if phase else joint.PHASES,
+            trunk_from=trunk_from,
+        )
+    if trained is None:
+        console.print(f"not finished: run the other phases with --run {run} too, then this command without --phase")
+        return
     try:
         test = datasets.load(chosen.dataset, "test", data, progress=True)
     except Unavailable as error:

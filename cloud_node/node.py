@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from branchynet.decisions.exits import ExitRule, History
+from branchynet.engine import Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
-from branchynet.models import cut_shapes
-from branchynet.network import BranchyNet
 from branchynet.validation import check_batch, check_hash
 from branchynet.worker import Worker
 
@@ -32,12 +30,12 @@ class Resumed:
 class CloudNode:
     """Stages [first, n) of an artifact, run on one compute thread."""
 
-    def __init__(self, manifest: Manifest, network: BranchyNet, max_batch: int) -> None:
+    def __init__(self, manifest: Manifest, network: Runner, max_batch: int) -> None:
         if network.last != network.total_stages:
             raise InvalidInput(f"a cloud half must reach the last stage, this one ends at {network.last}")
         self.served = manifest.served((network.first, network.last), max_batch)
         self._network = network
-        self._shapes = cut_shapes(manifest.architecture)
+        self._shapes = manifest.cut_shapes
         self._worker = Worker("cloud-compute")
 
     @property
@@ -60,7 +58,7 @@ class CloudNode:
     ) -> Resumed:
         """Run stages [*cut*, n) on *tensor* [B, …]; *rule* is the artifact's own if None.
 
-        *tensor*: uint8 images at cut 0, float32 maps otherwise. *history*: int32 [B, 2], see `BranchyNet.resume`.
+        *tensor*: uint8 images at cut 0, float32 maps otherwise. *history*: int32 [B, 2], see `Runner.resume`.
         Raises `ArtifactMismatch`, `InvalidInput` or `TooLarge` before any layer runs.
         """
         check_hash(content_hash, self.served.content_hash)
@@ -70,8 +68,7 @@ class CloudNode:
         rule = rule or self.served.rule
         rule.check_exits(self._network.exits, self._network.classes)
         rule.check_history(history, len(tensor), self._network.classes, self._network.exits_before(cut))
-        # The message's buffer is read-only and not aligned; torch wants its own copy.
-        features = torch.from_numpy(tensor.copy())
+        features = tensor.copy()  # the message's buffer is read-only and not aligned, which torch does not take
         done = await self._worker.run(self._network.resume, features, cut, self._network.total_stages, rule, history)
         return Resumed(done.value.exits, done.value.logits, done.queue_ms, done.compute_ms)
 

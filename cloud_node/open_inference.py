@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from branchynet.errors import InvalidInput
 from branchynet.prediction import Place
@@ -42,11 +44,12 @@ class CloudModel:
 
     async def infer(self, inference: Inference) -> Answers:
         """The answers to a batch of images or feature maps; raises `InvalidInput` or `TooLarge`."""
+        cut = _cut(inference.name, inference.parameters)
         rule = rule_from_parameters(inference.parameters, self.served.rule) or self.served.rule
         resumed = await self._node.resume(
             self.served.content_hash,
-            _cut(inference.name, inference.parameters),
-            inference.tensor,
+            cut,
+            self._of_cut(inference.tensor, cut),
             rule,
         )
         probabilities = rule.probabilities(resumed.exits, resumed.logits)
@@ -58,6 +61,12 @@ class CloudModel:
             parameters={"cloud_ms": resumed.queue_ms + resumed.compute_ms},
             queue_ms=resumed.queue_ms,
         )
+
+    def _of_cut(self, tensor: NDArray[np.generic], cut: int) -> NDArray[np.generic]:
+        """*tensor* as the network takes it at *cut*, if it was sent flat; see `_common`."""
+        shape = self._node.shapes.get(cut, ())
+        flat = tensor.ndim == 2 and tensor.shape[1] == math.prod(shape)
+        return tensor.reshape(len(tensor), *shape) if flat else tensor
 
 
 def _cut(name: str, parameters: Mapping[str, Parameter]) -> int:
@@ -73,5 +82,10 @@ def _cut(name: str, parameters: Mapping[str, Parameter]) -> int:
 
 
 def _common(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """The sides that all of *shapes* have in common, -1 where they differ."""
+    """The sides that all of *shapes* have in common, -1 where they differ; flat if not even their number is the same.
+
+    The protocol has one rank for an input, and a network cut at places of different rank takes its features flat.
+    """
+    if len({len(shape) for shape in shapes}) > 1:
+        return (-1,)
     return tuple(sides[0] if len(set(sides)) == 1 else -1 for sides in zip(*shapes, strict=True))

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from branchynet import artifact
+from branchynet.engine import Engine
 from branchynet.models import zoo
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
 from cloud_node.node import CloudNode
@@ -18,9 +19,11 @@ __all__ = ["open_cloud"]
 def open_cloud(settings: CloudSettings) -> Iterator[tuple[CloudNode, int]]:
     """A cloud with *settings*, and the largest message it takes in bytes.
 
-    Raises what loading its half raises: `UnknownModel`, `DamagedData`, or `InvalidInput` for stages it does not have.
+    Raises what `artifact.load_runner` raises for its half.
     """
-    manifest, network = artifact.load(zoo.find(settings.artifact), settings.first_stage)
+    manifest, network = artifact.load_runner(
+        zoo.find(settings.artifact), settings.first_stage, engine=Engine(settings.engine), threads=settings.threads
+    )
     node = CloudNode(manifest, network, settings.max_batch)
     try:
         yield node, settings.max_batch * node.max_sample_bytes + MESSAGE_OVERHEAD_BYTES

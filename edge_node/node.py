@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule, History
+from branchynet.engine import Array, Progress, Runner
 from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.manifest import Manifest
-from branchynet.network import BranchyNet, Progress
 from branchynet.prediction import Place, Policy, Prediction
 from branchynet.validation import check_batch
 from branchynet.worker import Timed, Worker
@@ -73,7 +72,7 @@ class EdgeNode:
     def __init__(
         self,
         manifest: Manifest,
-        network: BranchyNet,
+        network: Runner,
         uplink: Uplink | None,
         limits: OffloadLimits,
         max_batch: int,
@@ -107,8 +106,7 @@ class EdgeNode:
         check_batch(images, np.dtype(np.uint8), self.served.input_shape, self.served.max_batch, "images")
         rule = rule or self.served.rule
         rule.check_exits(self._network.exits, self._network.classes)
-        # The message's buffer is read-only and not aligned; torch wants its own copy.
-        batch = torch.from_numpy(images.copy())
+        batch = images.copy()  # the message's buffer is read-only and not aligned, which torch does not take
         cut = 0 if policy is Policy.CLOUD_ONLY else self._network.last
         done = await self._run(batch, 0, cut, rule)
         progress = done.value
@@ -130,7 +128,7 @@ class EdgeNode:
         """End the compute thread after the call that runs."""
         self._worker.close()
 
-    async def _run(self, batch: torch.Tensor, first: int, last: int, rule: ExitRule) -> Timed[Progress]:
+    async def _run(self, batch: Array, first: int, last: int, rule: ExitRule) -> Timed[Progress]:
         if first == last:  # nothing to compute: do not wait for the thread
             return Timed(self._network.resume(batch, first, last, rule), 0.0, 0.0)
         return await self._worker.run(self._network.resume, batch, first, last, rule)
@@ -141,7 +139,7 @@ class EdgeNode:
         timeout_ms = self._limits.allowance_ms(left_ms)
         if timeout_ms <= 0:
             raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
-        answers = await self._uplink.resume(cut, progress.features.numpy(), rule, timeout_ms, progress.history)
+        answers = await self._uplink.resume(cut, progress.features, rule, timeout_ms, progress.history)
         self._check_answers(answers, cut, len(progress.remaining))
         return answers
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 from branchynet import artifact
 from branchynet.decisions.deadlines import OffloadLimits
-from branchynet.models import cut_shapes, zoo
+from branchynet.engine import Engine
+from branchynet.models import zoo
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
 from edge_node.node import EdgeNode
 from edge_node.offload import GrpcUplink
@@ -21,11 +22,12 @@ __all__ = ["open_edge"]
 async def open_edge(settings: EdgeSettings) -> AsyncIterator[tuple[EdgeNode, int]]:
     """An edge with *settings*, and the largest message it takes in bytes.
 
-    Raises what loading its half raises: `UnknownModel`, `DamagedData`, or `InvalidInput` for a cut it does not have.
+    Raises what `artifact.load_runner` raises for its half.
     """
     folder = zoo.find(settings.artifact)
-    manifest, half = artifact.load(folder, 0, settings.cut or artifact.read_manifest(folder).cut)
-    sample_bytes = max(4 * math.prod(shape) for shape in cut_shapes(manifest.architecture))
+    cut = settings.cut or artifact.read_manifest(folder).cut
+    manifest, half = artifact.load_runner(folder, 0, cut, engine=Engine(settings.engine), threads=settings.threads)
+    sample_bytes = max(4 * math.prod(shape) for shape in manifest.cut_shapes)
     limit = settings.max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
     uplink = GrpcUplink(settings.cloud, manifest.content_hash, limit) if settings.cloud else None
     limits = OffloadLimits(settings.offload_timeout_ms, settings.reserve_ms)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from branchynet.engine import Engine
 from branchynet.errors import InvalidInput
 from orchestrator.processes import Child
 from orchestrator.tasks import run_all
@@ -30,6 +31,7 @@ class Topology:
     rtt_ms: float = 40.0
     offload_timeout_ms: float = 2_000.0
     seed: int = 0
+    engine: Engine = Engine.EAGER
 
     def __post_init__(self) -> None:
         if self.edges < 1:
@@ -137,7 +139,11 @@ class LocalTopology:
         )
 
     def _node_arguments(self, port: int = 0) -> tuple[str, ...]:
-        return ("--artifact", self.topology.artifact, "--port", str(port), "--grace-s", "2", "--exit-with-parent")
+        topology = self.topology
+        return (
+            *("--artifact", topology.artifact, "--engine", topology.engine),
+            *("--port", str(port), "--grace-s", "2", "--exit-with-parent"),
+        )
 
     def _edge_arguments(self, number: int, port: int = 0) -> tuple[str, ...]:
         return (

@@ -20,10 +20,10 @@ from branchynet import artifact
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.plans import Plan
 from branchynet.decisions.timing import ServingProfile
+from branchynet.engine import Runner
 from branchynet.errors import DamagedData, InvalidInput, Unavailable
 from branchynet.manifest import Manifest
-from branchynet.models import cost, cut_shapes, zoo
-from branchynet.network import BranchyNet
+from branchynet.models import zoo
 from branchynet.profile import time_stages
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes
@@ -62,9 +62,9 @@ async def measure(
     `UnknownModel`, `InvalidInput` if *profile* is of another network, and `Unavailable` if a node does not start.
     """
     folder = zoo.find(artifact_name)
-    manifest, network = artifact.load(folder)
+    manifest, network = artifact.load_runner(folder)
     on_step("outcomes")
-    table = measure_outcomes(network, cost(manifest.architecture), dataset)
+    table = measure_outcomes(network, manifest.cost, dataset)
     own_plan = Plan(manifest.cut, manifest.rule)
     exit_stages = tuple(stage for stage, number in enumerate(network.exit_of_stage) if number is not None)
     if profile is None:
@@ -101,7 +101,7 @@ class _Nodes:
 async def _profile(
     artifact_name: str,
     manifest: Manifest,
-    network: BranchyNet,
+    network: Runner,
     exit_stages: tuple[int, ...],
     dataset: Dataset,
     logs: Path,
@@ -114,9 +114,7 @@ async def _profile(
         alone = time_stages(network, dataset.images)
     finally:
         torch.set_num_threads(threads)
-    sizes = tuple(
-        _message_bytes(manifest, network, cut, shape) for cut, shape in enumerate(cut_shapes(manifest.architecture))
-    )
+    sizes = tuple(_message_bytes(manifest, network, cut, shape) for cut, shape in enumerate(manifest.cut_shapes))
     on_step("nodes")
     nodes = await _ask_nodes(artifact_name, manifest, dataset, logs)
     held_ms, whole_ms = alone.until_ms[manifest.cut], alone.until_ms[-1]
@@ -144,7 +142,7 @@ async def _profile(
     )
 
 
-def _message_bytes(manifest: Manifest, network: BranchyNet, cut: int, shape: tuple[int, ...]) -> int:
+def _message_bytes(manifest: Manifest, network: Runner, cut: int, shape: tuple[int, ...]) -> int:
     """Size of the message that offloads one sample at *cut*."""
     tensor = np.zeros((1, *shape), np.float32 if cut else np.uint8)
     remembers = manifest.rule.remembers and network.exits_before(cut) > 0
@@ -160,7 +158,14 @@ async def _ask_nodes(artifact_name: str, manifest: Manifest, dataset: Dataset, l
         "raw": Plan(0, never),
         "split": Plan(manifest.cut, never),
     }
-    topology = Topology(artifact=artifact_name, edges=1, uplink_mbps=EASY_MBPS, downlink_mbps=EASY_MBPS, rtt_ms=0)
+    topology = Topology(
+        artifact=artifact_name,
+        edges=1,
+        uplink_mbps=EASY_MBPS,
+        downlink_mbps=EASY_MBPS,
+        rtt_ms=0,
+        engine=manifest.own_engine,
+    )
     records: dict[str, Records] = {}
     async with LocalTopology.running(topology, logs) as running:
         targets = {0: f"127.0.0.1:{running.edges[0].port}"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from branchynet import artifact
 from branchynet.decisions.plans import Plan
 from branchynet.errors import InvalidInput
-from branchynet.models import cost, zoo
+from branchynet.models import zoo
 from cloud_node.settings import CloudSettings
 from edge_node.settings import EdgeSettings
 from simulations.capacity import Capacity
@@ -73,7 +73,7 @@ def plan_of(scenario: Scenario) -> Plan:
             raise InvalidInput(f"{name} is {value}; real nodes work as they do on this machine, so it must be 1")
     manifest = artifact.read_manifest(zoo.find(scenario.artifact))
     plan = scenario.plan.plan(manifest.cut, manifest.rule)
-    costs = cost(manifest.architecture)
+    costs = manifest.cost
     plan.rule.check_exits(costs.exits)
     if plan.cut > len(costs.stages):
         raise InvalidInput(f"cut is {plan.cut}; {scenario.artifact} has cuts 0 to {len(costs.stages)}")
@@ -93,8 +93,10 @@ def sites_of(
         for part in requests
         for edge, offset_s in zip(part.edges.tolist(), part.offset_s.tolist(), strict=True)
     }
+    engine = artifact.read_manifest(zoo.find(scenario.artifact)).own_engine
     edge_settings = EdgeSettings.model_construct(
         artifact=scenario.artifact,
+        engine=engine,
         port=0,
         cut=cut or None,
         offload_timeout_ms=scenario.limits.offload_timeout_ms,
@@ -112,7 +114,7 @@ def sites_of(
         )
         for number in range(scenario.edges)
     ]
-    cloud_settings = CloudSettings.model_construct(artifact=scenario.artifact, port=0, grace_s=GRACE_S)
+    cloud_settings = CloudSettings.model_construct(artifact=scenario.artifact, engine=engine, port=0, grace_s=GRACE_S)
     clouds = [HostSite(clouds=(CloudSite(number, cloud_settings),)) for number in range(scenario.clouds)]
     count = min(edge_hosts, scenario.edges)
     uplink = capacity if capacity.period_s else None

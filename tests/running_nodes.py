@@ -25,8 +25,9 @@ from branchynet import artifact
 from branchynet.client import AsyncClient
 from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule
+from branchynet.engine import Progress
 from branchynet.models import Architecture, build, cut_shapes, zoo
-from branchynet.network import BranchyNet, Normalisation, Progress
+from branchynet.network import BranchyNet, Normalisation
 from branchynet.rpc import server
 from branchynet.rpc.open_inference.service import WIRE_NAME, OpenInferenceService
 from branchynet.rpc.open_inference.values import Model
@@ -283,7 +284,7 @@ def computing(gate: Gate) -> Callable[[], Awaitable[bool]]:
 def in_process(images: NDArray[np.uint8], stages: int | None = None, rule: ExitRule | None = None) -> Progress:
     """What the shipped network says about the batch *images* without any wire, by its first *stages* (all)."""
     manifest, network = artifact.load(zoo.find(SHIPPED), 0, stages)
-    return network.resume(torch.from_numpy(images.copy()), 0, network.last, rule or manifest.rule)
+    return network.resume(images.copy(), 0, network.last, rule or manifest.rule)
 
 
 def save_artifact(folder: Path, architecture: str = "b-lenet", seed: int = 1, name: str = "fresh") -> Path:

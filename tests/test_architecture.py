@@ -36,6 +36,8 @@ def test_import_contracts_hold():
         ("branchynet.decisions.exits", {"torch", "grpc", "google.protobuf"}),
         ("branchynet.decisions.calibration", {"torch", "grpc", "google.protobuf"}),
         ("branchynet.network", {"grpc", "google.protobuf"}),
+        ("branchynet.engine", {"torch", "onnxruntime", "grpc", "google.protobuf"}),
+        ("branchynet.onnx_engine", {"torch", "onnx", "grpc", "google.protobuf"}),
         ("branchynet.client", {"torch"}),
         ("branchynet.rpc.health_check", {"torch", "numpy"}),
         ("simulations.link_proxy", {"torch", "grpc", "google.protobuf"}),

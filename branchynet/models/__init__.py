@@ -1,6 +1,8 @@
-"""The three networks of the paper, each as its text describes it and as the released code builds it.
+"""The three networks of the paper, a fourth made for exits, and the plain small networks they must beat.
 
 A model is a value (`Architecture`) that `build` turns into stages; adding one means adding a line to `_FAMILIES`.
+Variants: `paper` as its text describes it, `code` as the release builds it, `modern` with the same trunk and cheaper
+branches, `plain` a small network without branches.
 """
 
 from __future__ import annotations
@@ -18,25 +20,37 @@ from branchynet.models.layers import initialise
 from branchynet.network import BranchyNet, Normalisation, Stage
 from branchynet.profile import NetworkCost, measure_cost
 
-__all__ = ["ARCHITECTURES", "VARIANTS", "Architecture", "build", "cost", "cut_shapes"]
+__all__ = ["ARCHITECTURES", "Architecture", "build", "cost", "cut_shapes", "variants"]
 
-VARIANTS = ("paper", "code")
 MIN_CLASSES = 2
+_BRANCHED = ("paper", "code", "modern")
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
     stages: Callable[[str, int], list[Stage]]
     input_shape: tuple[int, int, int]
+    variants: tuple[str, ...]
     convolution_scale: float = 1.0
 
 
 _FAMILIES = {
-    "b-lenet": _Family(lenet.stages, lenet.INPUT_SHAPE),
-    "b-alexnet": _Family(alexnet.stages, alexnet.INPUT_SHAPE),
-    "b-resnet-110": _Family(resnet.stages, resnet.INPUT_SHAPE, convolution_scale=math.sqrt(2)),
+    "b-lenet": _Family(lenet.stages, lenet.INPUT_SHAPE, _BRANCHED),
+    "b-alexnet": _Family(alexnet.stages, alexnet.INPUT_SHAPE, _BRANCHED),
+    "b-resnet-110": _Family(resnet.stages, resnet.INPUT_SHAPE, _BRANCHED, convolution_scale=math.sqrt(2)),
+    "lenet-small": _Family(lenet.stages, lenet.INPUT_SHAPE, ("plain",)),
+    "alexnet-small": _Family(alexnet.stages, alexnet.INPUT_SHAPE, ("plain",), convolution_scale=math.sqrt(2)),
+    "resnet-20": _Family(lambda _, classes: resnet.plain(3, classes), resnet.INPUT_SHAPE, ("plain",), math.sqrt(2)),
+    "resnet-32": _Family(lambda _, classes: resnet.plain(5, classes), resnet.INPUT_SHAPE, ("plain",), math.sqrt(2)),
 }
 ARCHITECTURES = tuple(_FAMILIES)
+
+
+def variants(name: str) -> tuple[str, ...]:
+    """The variants of the architecture called *name*; `UnknownModel` if there is none."""
+    if name not in _FAMILIES:
+        raise UnknownModel(f"no architecture is called {name!r}; there are {', '.join(ARCHITECTURES)}")
+    return _FAMILIES[name].variants
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +65,9 @@ class Architecture:
     classes: int = 10
 
     def __post_init__(self) -> None:
-        if self.name not in _FAMILIES:
-            raise UnknownModel(f"no architecture is called {self.name!r}; there are {', '.join(ARCHITECTURES)}")
-        if self.variant not in VARIANTS:
-            raise UnknownModel(f"no variant is called {self.variant!r}; there are {', '.join(VARIANTS)}")
+        legal = variants(self.name)
+        if self.variant not in legal:
+            raise UnknownModel(f"{self.name} has no variant called {self.variant!r}; it has {', '.join(legal)}")
         if self.classes < MIN_CLASSES:
             raise InvalidInput(f"classes is {self.classes}; a classifier needs at least {MIN_CLASSES}")
 

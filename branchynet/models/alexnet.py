@@ -3,13 +3,16 @@
 Paper: section IV-B and Fig. 1 put the branches after the first and second convolution. Code: `networks/alex.py` of
 the release puts the same branches after the second and third, before their ReLU. The text does not fix where pooling
 and normalisation fall; variant `paper` keeps the layers that both paths share before the cut, which shrinks it.
+
+Variant `modern` has the same convolutions, each with batch normalisation in place of LRN, and branches that halve the
+map before they work on it. `plain` is no AlexNet: a small network without branches, the yard-stick.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from branchynet.models.layers import LocalResponseNorm, ceil_pool
+from branchynet.models.layers import LocalResponseNorm, ceil_pool, convolution, light_head
 from branchynet.network import Stage
 
 __all__ = ["INPUT_SHAPE", "stages"]
@@ -18,12 +21,26 @@ INPUT_SHAPE = (3, 32, 32)
 
 
 def stages(variant: str, classes: int) -> list[Stage]:
-    """The three stages of B-AlexNet for images [B, 3, 32, 32], in variant `code` or `paper`."""
-    return _paper(classes) if variant == "paper" else _code(classes)
+    """The stages of B-AlexNet, or of the plain network, for images [B, 3, 32, 32]."""
+    made = {"paper": _paper, "code": _code, "modern": _modern, "plain": _plain}
+    return made[variant](classes)
 
 
 def _pool_and_norm() -> list[nn.Module]:
     return [nn.ReLU(), ceil_pool(3), LocalResponseNorm()]
+
+
+def _linear_layers(dropout: float) -> list[nn.Module]:
+    """What follows the last convolution; input [64, 4, 4]."""
+    return [
+        nn.Flatten(),
+        nn.Linear(1024, 256),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(256, 128),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+    ]
 
 
 def _end(classes: int) -> tuple[list[nn.Module], nn.Module]:
@@ -35,13 +52,7 @@ def _end(classes: int) -> tuple[list[nn.Module], nn.Module]:
         nn.Conv2d(96, 64, 3, padding=1),
         nn.ReLU(),
         ceil_pool(3),  # [64, 4, 4]
-        nn.Flatten(),
-        nn.Linear(1024, 256),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(256, 128),
-        nn.ReLU(),
-        nn.Dropout(0.5),
+        *_linear_layers(dropout=0.5),
     ]
     return trunk, nn.Linear(128, classes)
 
@@ -104,3 +115,33 @@ def _paper(classes: int) -> list[Stage]:
         Stage(nn.Sequential(*second), nn.Sequential(*second_branch)),
         Stage(nn.Sequential(nn.Conv2d(64, 96, 3, padding=1), *end), final),
     ]
+
+
+def _modern(classes: int) -> list[Stage]:
+    first = [*convolution(3, 32, kernel=5), ceil_pool(3)]  # [32, 16, 16]
+    second = [*convolution(32, 64, kernel=5), ceil_pool(3)]  # [64, 8, 8]
+    rest = [
+        *convolution(64, 96),
+        *convolution(96, 96),
+        *convolution(96, 64),
+        ceil_pool(3),  # [64, 4, 4]
+        *_linear_layers(dropout=0.3),
+    ]
+    return [
+        Stage(nn.Sequential(*first), light_head(32, (64, 128), classes)),
+        Stage(nn.Sequential(*second), light_head(64, (96,), classes)),
+        Stage(nn.Sequential(*rest), nn.Linear(128, classes)),
+    ]
+
+
+def _plain(classes: int) -> list[Stage]:
+    layers = [
+        *convolution(3, 24),  # [24, 32, 32]
+        *convolution(24, 48, stride=2),  # [48, 16, 16]
+        *convolution(48, 96, stride=2),  # [96, 8, 8]
+        *convolution(96, 96),
+        *convolution(96, 128, stride=2),  # [128, 4, 4]
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ]
+    return [Stage(nn.Sequential(*layers), nn.Linear(128, classes))]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LocalResponseNorm", "ResidualBlock", "ceil_pool", "initialise"]
+__all__ = ["LocalResponseNorm", "ResidualBlock", "ceil_pool", "convolution", "initialise", "light_head"]
 
 
 def ceil_pool(kernel: int, stride: int = 2) -> nn.MaxPool2d:
@@ -26,11 +26,19 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        squares = F.pad(x * x, (0, 0, 0, 0, 1, 1))
-        window = squares[:, :-2] + squares[:, 1:-1] + squares[:, 2:]
-        denominator = 2.0 + 5e-5 * window
+        denominator = self._as_convolution(x * x) if torch.compiler.is_exporting() else self._by_slices(x * x)
         # d^-0.75 by two square roots; a general power is several times slower.
         return x * torch.rsqrt(denominator * torch.sqrt(denominator))
+
+    def _by_slices(self, squares: Tensor) -> Tensor:
+        padded = F.pad(squares, (0, 0, 0, 0, 1, 1))
+        return 2.0 + 5e-5 * (padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:])
+
+    def _as_convolution(self, squares: Tensor) -> Tensor:
+        """The same in one 1×1 convolution: a graph has to copy each slice, and ONNX's own LRN takes general powers."""
+        channels = squares.shape[1]
+        band = (torch.ones(channels, channels).triu(-1).tril(1) * 5e-5)[:, :, None, None]
+        return F.conv2d(squares, band, torch.full((channels,), 2.0))
 
 
 class ResidualBlock(nn.Module):
@@ -59,6 +67,26 @@ class ResidualBlock(nn.Module):
         if self.padding_channels:
             x = F.pad(x, (0, 0, 0, 0, self.padding_channels, 0))
         return F.relu(h + x)
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> list[nn.Module]:
+    """Convolution, batch normalisation and ReLU; [B, inputs, H, W] to [B, outputs, ⌈H/stride⌉, ⌈W/stride⌉]."""
+    convolve = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    return [convolve, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def light_head(inputs: int, widths: tuple[int, ...], classes: int) -> nn.Sequential:
+    """A branch that halves the map before it works on it: one strided convolution per width, then a linear layer.
+
+    A branch at full resolution is dear: the paper's first one on B-ResNet-110 costs a fifth of the whole trunk.
+    """
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += convolution(inputs, width, stride=2)
+        inputs = width
+    return nn.Sequential(
+        *layers, *convolution(inputs, inputs), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)
+    )
 
 
 def initialise(network: nn.Module, convolution_scale: float = 1.0) -> None:

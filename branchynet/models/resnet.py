@@ -6,23 +6,29 @@ Paper: section IV-C. The trunk is that of He et al. 2015 (padded, 32×32, global
 normalisation). The first branch sits "after the 2nd convolutional layer", which is inside a residual block; a cut
 there would have to carry the shortcut as well, so variant `paper` takes the end of that block. The second branch
 comes after the 37th convolution, the end of the first group, in both.
+
+Variant `modern` has the paper's trunk. Its branches leave after the first block and after the first block of the
+second group, whose map is half as large and twice as deep, and halve the map again before they work on it. `plain`
+residual networks of fewer blocks and no branches are the yard-stick.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from branchynet.models.layers import LocalResponseNorm, ResidualBlock
+from branchynet.models.layers import LocalResponseNorm, ResidualBlock, light_head
 from branchynet.network import Stage
 
-__all__ = ["BLOCKS_PER_GROUP", "INPUT_SHAPE", "stages"]
+__all__ = ["BLOCKS_PER_GROUP", "INPUT_SHAPE", "plain", "stages"]
 
 INPUT_SHAPE = (3, 32, 32)
 BLOCKS_PER_GROUP = 18
 
 
 def stages(variant: str, classes: int) -> list[Stage]:
-    """The three stages of B-ResNet-110 for images [B, 3, 32, 32], in variant `code` or `paper`."""
+    """The three stages of B-ResNet-110 for images [B, 3, 32, 32], in variant `code`, `paper` or `modern`."""
+    if variant == "modern":
+        return _modern(classes)
     code = variant == "code"
     side = 30 if code else 32
     start = [
@@ -43,9 +49,14 @@ def stages(variant: str, classes: int) -> list[Stage]:
     ]
 
 
-def _group(inputs: int, outputs: int, *, bias: bool) -> list[nn.Module]:
+def plain(blocks: int, classes: int) -> list[Stage]:
+    """The network of He et al. 2015 with *blocks* residual blocks in each group, 6·*blocks* + 2 layers: one stage."""
+    return [Stage(nn.Sequential(*_trunk(blocks)), nn.Linear(64, classes))]
+
+
+def _group(inputs: int, outputs: int, *, bias: bool, blocks: int = BLOCKS_PER_GROUP) -> list[ResidualBlock]:
     halving = ResidualBlock(inputs, outputs, stride=2, bias=bias)
-    return [halving, *(ResidualBlock(outputs, outputs, bias=bias) for _ in range(BLOCKS_PER_GROUP - 1))]
+    return [halving, *(ResidualBlock(outputs, outputs, bias=bias) for _ in range(blocks - 1))]
 
 
 def _first_branch(side: int, classes: int) -> nn.Module:
@@ -65,3 +76,27 @@ def _first_branch(side: int, classes: int) -> nn.Module:
 
 def _second_branch(side: int, classes: int, *, bias: bool) -> nn.Module:
     return nn.Sequential(ResidualBlock(16, 16, bias=bias), nn.Flatten(), nn.Linear(16 * side * side, classes))
+
+
+def _trunk(blocks: int) -> list[nn.Module]:
+    """Three layers, three groups of *blocks* blocks, two layers; [B, 3, 32, 32] to [B, 64]."""
+    groups = [
+        *(ResidualBlock(16, 16, bias=False) for _ in range(blocks)),
+        *_group(16, 32, bias=False, blocks=blocks),
+        *_group(32, 64, bias=False, blocks=blocks),
+    ]
+    for block in groups:
+        # Each block starts as nothing but its shortcut, which a network this deep learns faster from.
+        nn.init.zeros_(block.norm2.weight)
+    start = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16, eps=2e-5), nn.ReLU()]
+    return [*start, *groups, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+
+def _modern(classes: int) -> list[Stage]:
+    layers = _trunk(BLOCKS_PER_GROUP)
+    first, second = 3 + 1, 3 + BLOCKS_PER_GROUP + 1  # behind the start: one block; the first group and one more
+    return [
+        Stage(nn.Sequential(*layers[:first]), light_head(16, (64, 128), classes)),
+        Stage(nn.Sequential(*layers[first:second]), light_head(32, (128,), classes)),
+        Stage(nn.Sequential(*layers[second:]), nn.Linear(64, classes)),
+    ]

@@ -1,4 +1,4 @@
-"""Names of trained artifacts: those shipped in the package, and folders of your own."""
+"""Names of trained artifacts: those shipped in the package, those in `runs/`, and folders of your own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 from branchynet.errors import UnknownModel
 
-__all__ = ["find", "shipped"]
+__all__ = ["find", "shipped", "trained"]
+
+# Where `branchynet train` writes: runs/RECIPE/artifact, from the folder it is called in.
+RUNS = Path("runs")
 
 
 def _folder() -> Path:
@@ -19,16 +22,22 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in _folder().glob("*/manifest.json"))
 
 
+def trained() -> list[str]:
+    """Names of the runs under `runs/` of the current folder that have ended with an artifact."""
+    return sorted(path.parent.parent.name for path in RUNS.glob("*/artifact/manifest.json"))
+
+
 def find(name_or_folder: str | Path) -> Path:
-    """The folder of an artifact: a path that exists, or the name of a shipped one.
+    """The folder of an artifact: a path that exists, else a shipped one, else what a run of that name made.
 
     Raises `UnknownModel`, with the names there are.
     """
-    path = Path(name_or_folder)
+    path, name = Path(name_or_folder), str(name_or_folder)
     if path.is_dir():
         return path
-    if str(name_or_folder) in shipped():
-        return _folder() / name_or_folder
-    raise UnknownModel(
-        f"{str(name_or_folder)!r} is neither a folder nor a shipped artifact; shipped are {', '.join(shipped())}"
-    )
+    if name in shipped():
+        return _folder() / name
+    if name in trained():
+        return RUNS / name / "artifact"
+    here = f"; trained here are {', '.join(trained())}" if trained() else ""
+    raise UnknownModel(f"{name!r} is neither a folder nor a shipped artifact; shipped are {', '.join(shipped())}{here}")

@@ -19,7 +19,7 @@ from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
 from branchynet.training.joint import Trained
 from branchynet.training.recipes import Recipe
 
-__all__ = ["assemble", "calibration_table", "choose_rule", "copy_with_rule", "training_split"]
+__all__ = ["assemble", "calibration_table", "choose_rule", "copy_with_rule", "held_out_images", "training_split"]
 
 MAX_DROP = 0.001
 DEFAULT_CUT = 1
@@ -31,17 +31,23 @@ def training_split(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]
     return datasets.split_calibration(whole, recipe.calibration_images, recipe.seed)
 
 
-def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest, OutcomeTable]:
-    """An artifact's manifest, and its outcomes on the images that were held out when it was trained."""
-    manifest, network = artifacts.load(zoo.find(name_or_folder))
+def held_out_images(manifest: Manifest, data: Path | None) -> Dataset:
+    """The training images that were held out when the artifact was trained.
+
+    Raises `InvalidInput` if its recipe does not say which, `Unavailable` if the training images are not here.
+    """
     recipe = manifest.training.get("recipe")
     held, seed = (recipe.get("calibration_images"), recipe.get("seed")) if isinstance(recipe, dict) else (None, None)
     if not isinstance(held, int) or not isinstance(seed, int):
         raise InvalidInput(f"{manifest.name} does not say which images were held out: its recipe is {recipe!r}")
-    _, calibration = datasets.split_calibration(
-        datasets.load(manifest.dataset, "train", data, progress=True), held, seed
-    )
-    return manifest, measure_outcomes(network, cost(manifest.architecture), calibration)
+    whole = datasets.load(manifest.dataset, "train", data, progress=True)
+    return datasets.split_calibration(whole, held, seed)[1]
+
+
+def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest, OutcomeTable]:
+    """An artifact's manifest, and its outcomes on the images that were held out when it was trained."""
+    manifest, network = artifacts.load_runner(zoo.find(name_or_folder))
+    return manifest, measure_outcomes(network, manifest.cost, held_out_images(manifest, data))
 
 
 def choose_rule(
@@ -94,14 +100,14 @@ def assemble(
 def _test_results(folder: Path, manifest: Manifest, rule: ExitRule, test: Dataset) -> dict[str, Any]:
     """Results of the artifact as it lies on disk, so that a reader who loads it finds the same."""
     _, network = artifacts.load(folder)
-    table = measure_outcomes(network, cost(manifest.architecture), test)
+    table = measure_outcomes(network, manifest.cost, test)
     baseline = artifacts.load_baseline(folder, manifest)
     return {
         "images": len(test),
         **_result_json(table.apply(rule)),
         "exit_accuracies": [round(float(right.mean()), 6) for right in table.correct],
         "trunk_accuracy": round(trunk_accuracy(baseline, test), 6),
-        "trunk_macs": cost(manifest.architecture).trunk_macs,
+        "trunk_macs": manifest.cost.trunk_macs,
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-__all__ = ["affine", "crop_flip"]
+__all__ = ["affine", "crop_flip", "cutout", "shrink"]
 
 
 def crop_flip(images: Tensor, generator: Generator) -> Tensor:
@@ -23,6 +23,24 @@ def crop_flip(images: Tensor, generator: Generator) -> Tensor:
     sample = torch.arange(batch)[:, None, None]
     # Indexing dimensions 0, 2 and 3 together puts them first: [B, H, W, C].
     return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def cutout(images: Tensor, generator: Generator) -> Tensor:
+    """Grey a square of a quarter of the side anywhere in each image (DeVries and Taylor 2017); uint8 [B, C, H, W]."""
+    batch, _, height, width = images.shape
+    side = height // 4
+    top = torch.randint(0, height, (batch, 1), generator=generator) - side // 2
+    left = torch.randint(0, width, (batch, 1), generator=generator) - side // 2
+    rows, columns = torch.arange(height), torch.arange(width)
+    inside_rows = (rows >= top) & (rows < top + side)
+    inside_columns = (columns >= left) & (columns < left + side)
+    hidden = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+    return images.masked_fill(hidden, 128)
+
+
+def shrink(images: Tensor, side: int) -> Tensor:
+    """Images [B, C, H, W] at *side* × *side* pixels, float32, still 0 to 255."""
+    return F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
 
 
 def affine(images: Tensor, generator: Generator) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from branchynet.cache import cache_folder
 from branchynet.errors import DamagedData, InvalidInput, Unavailable, UnknownModel
 from branchynet.training import formats, sources
 
@@ -139,7 +140,7 @@ def load(name: str, split: Literal["train", "test"], data: Path | None = None, *
     if data is not None and not data.is_dir():
         raise InvalidInput(f"the data folder {data} does not exist or is not a folder")
     explicit = () if data is None else (data,)
-    folders = (*explicit, *sources.SYSTEM_FOLDERS.get(name, ()), sources.cache_folder())
+    folders = (*explicit, *sources.SYSTEM_FOLDERS.get(name, ()), cache_folder())
     for folder in folders:
         if files := sources.find_files(name, split, folder):
             return _read(name, split, files)
@@ -148,7 +149,7 @@ def load(name: str, split: Literal["train", "test"], data: Path | None = None, *
 
 def _load_from_afar(name: str, split: str, searched: Sequence[Path], *, progress: bool) -> Dataset:
     """Download into the cache; failing that, the shipped sample if it is of the split asked for."""
-    folder = sources.cache_folder() / name
+    folder = cache_folder() / name
     try:
         paths = [sources.fetch(remote, folder, progress=progress) for remote in sources.remotes(name, split)]
     except Unavailable as error:

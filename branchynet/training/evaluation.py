@@ -7,155 +7,157 @@ the released code of 2016 timed it (only its trunk segments lay between the two 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from branchynet import artifact as artifacts
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, wilson_interval
+from branchynet.decisions.paired import PairedComparison, compare_paired
+from branchynet.engine import Array, Runner
+from branchynet.manifest import Manifest
+from branchynet.models import zoo
 from branchynet.network import BranchyNet
 from branchynet.profile import NetworkCost
 from branchynet.training.datasets import Dataset
+from branchynet.training.timings import Timings
 
-__all__ = ["ENGINE", "Timings", "evaluate", "measure_outcomes", "measure_timings", "trunk_accuracy"]
+__all__ = [
+    "Evaluated",
+    "accuracy_figures",
+    "early_exit_figures",
+    "exit_logits",
+    "measure_outcomes",
+    "paired_figures",
+    "score",
+    "trunk_accuracy",
+    "trunk_figures",
+]
 
-ENGINE = "torch-eager"
 BATCH = 500
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Evaluated:
+    """The artifact in *folder*, and what its exits and its plain trunk say about a data set.
+
+    *table*: every exit's logits, with MACs; *trunk_logits*: float32 [N, C] of the plain trunk.
+    """
+
+    folder: Path
+    manifest: Manifest
+    table: OutcomeTable
+    trunk_logits: NDArray[np.float32]
+
+    @property
+    def trunk_right(self) -> NDArray[np.bool_]:
+        """Whether the plain trunk is right about each sample: bool [N]."""
+        return np.asarray(self.trunk_logits.argmax(axis=1) == self.table.labels)
+
+
+def score(name_or_folder: str | Path, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None) -> Evaluated:
+    """Load an artifact and score its exits and its plain trunk on *dataset*; *on_image* counts to twice its size."""
+    folder, threads = zoo.find(name_or_folder), torch.get_num_threads()
+    manifest, network = artifacts.load_runner(folder, threads=threads)
+    trunk = artifacts.load_trunk(folder, manifest, threads=threads)
+    table = measure_outcomes(network, manifest.cost, dataset, on_image)
+    logits = exit_logits(trunk, dataset, lambda done: on_image(len(dataset) + done))[0]
+    return Evaluated(folder, manifest, table, logits)
+
+
 def measure_outcomes(
-    network: BranchyNet, cost: NetworkCost, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None
+    network: Runner, cost: NetworkCost, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None
 ) -> OutcomeTable:
     """Every exit's logits on *dataset*, with the MACs (heads counted) of leaving at each exit.
 
     *on_image* is told how many images are done.
     """
+    return OutcomeTable(exit_logits(network, dataset, on_image), dataset.labels, cost.macs_by_exit(heads=True))
+
+
+def exit_logits(
+    network: Runner, dataset: Dataset, on_image: Callable[[int], None] = lambda _: None
+) -> NDArray[np.float32]:
+    """What every exit of *network* says about *dataset*, none of them taken: float32 [E, N, C]."""
     parts = []
     for start in range(0, len(dataset), BATCH):
-        images = torch.from_numpy(dataset.images[start : start + BATCH])
-        parts.append(torch.stack(network(network.normalisation(images))).numpy())
+        x: Array = dataset.images[start : start + BATCH]
+        scored = []
+        for index in range(network.total_stages):
+            x, logits = network.run(index, x)
+            if logits is not None:
+                scored.append(logits)
+        parts.append(np.stack(scored))
         on_image(min(start + BATCH, len(dataset)))
-    return OutcomeTable(np.concatenate(parts, axis=1), dataset.labels, cost.macs_by_exit(heads=True))
+    return np.concatenate(parts, axis=1)
 
 
-@torch.inference_mode()
 def trunk_accuracy(baseline: BranchyNet, dataset: Dataset) -> float:
-    """Accuracy 0..1 of the plain trunk on *dataset*."""
-    right = 0
-    for start in range(0, len(dataset), BATCH):
-        images = torch.from_numpy(dataset.images[start : start + BATCH])
-        labels = torch.from_numpy(dataset.labels[start : start + BATCH])
-        right += int((baseline.trunk(baseline.normalisation(images)).argmax(1) == labels).sum())
-    return right / len(dataset)
+    """Accuracy 0..1 on *dataset* of the plain trunk, as `artifact.load_baseline` gives it."""
+    return float((exit_logits(baseline.plain(), dataset)[0].argmax(axis=1) == dataset.labels).mean())
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Milliseconds per image at batch 1, one value per pass: the three were measured in turn on every image."""
-
-    trunk_ms: NDArray[np.float64]
-    early_exit_ms: NDArray[np.float64]
-    without_heads_ms: NDArray[np.float64]
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Lowest, median and highest pass of each."""
-        return {
-            name: [round(float(value), 5) for value in (values.min(), np.median(values), values.max())]
-            for name, values in (
-                ("trunk_ms", self.trunk_ms),
-                ("early_exit_ms", self.early_exit_ms),
-                ("without_heads_ms", self.without_heads_ms),
-            )
-        }
-
-
-@torch.inference_mode()
-def measure_timings(
-    network: BranchyNet,
-    baseline: BranchyNet,
-    rule: ExitRule,
-    images: NDArray[np.uint8],
-    passes: int,
-    on_image: Callable[[int], None] = lambda _: None,
-) -> Timings:
-    """Time batch 1 over *images*, uint8 [N, C, H, W], *passes* times, on one thread.
-
-    On each image the plain trunk, the early-exit network (heads, rule and gathering included) and its trunk segments
-    alone take turns, so that a slow moment of the machine falls on all three.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    singles = [torch.from_numpy(image[None]) for image in images]
-    last_stages = [_last_stage(network, single, rule) for single in singles]
-    per_pass = np.zeros((passes, 3))
-    try:
-        for number in range(passes):
-            for index, (single, last) in enumerate(zip(singles, last_stages, strict=True)):
-                marks = [time.perf_counter()]
-                baseline.trunk(baseline.normalisation(single))
-                marks.append(time.perf_counter())
-                network.resume(single, 0, network.total_stages, rule)
-                marks.append(time.perf_counter())
-                _trunk_until(network, single, last)
-                marks.append(time.perf_counter())
-                per_pass[number] += np.diff(marks)
-                on_image(number * len(singles) + index + 1)
-    finally:
-        torch.set_num_threads(threads)
-    ms = 1e3 * per_pass / len(singles)
-    return Timings(ms[:, 0], ms[:, 1], ms[:, 2])
-
-
-def evaluate(
-    table: OutcomeTable, cost: NetworkCost, rule: ExitRule, plain_accuracy: float, timings: Timings
-) -> dict[str, Any]:
-    """The `trunk` and `early_exit` entries of the evaluation's JSON; see `docs/figures.md` for every key."""
-    result = table.apply(rule)
-    shares = np.array(result.exit_shares)
-    macs_without_heads = float(shares @ cost.macs_by_exit(heads=False))
-    trunk_ms, early_ms, bare_ms = (
-        float(np.median(values)) for values in (timings.trunk_ms, timings.early_exit_ms, timings.without_heads_ms)
-    )
+def trunk_figures(evaluated: Evaluated, timings: Timings) -> dict[str, Any]:
+    """The plain trunk: accuracy with its interval, ms, MACs."""
     return {
-        "trunk": {"accuracy": plain_accuracy, "ms": trunk_ms, "macs": cost.trunk_macs},
-        "early_exit": {
-            "accuracy": result.accuracy,
-            "interval": list(wilson_interval(result.accuracy, len(table.labels))),
-            "criterion": rule.criterion.value,
-            "thresholds": list(rule.thresholds),
-            "exit_shares": list(result.exit_shares),
-            "exit_accuracies": [float(right.mean()) for right in table.correct],
-            "ms": early_ms,
-            "ms_without_heads": bare_ms,
-            "macs": result.cost,
-            "macs_without_heads": macs_without_heads,
-            "gain_ms": trunk_ms / early_ms,
-            "gain_ms_without_heads": trunk_ms / bare_ms,
-            "gain_macs": cost.trunk_macs / result.cost,
-            "gain_macs_without_heads": cost.trunk_macs / macs_without_heads,
-        },
-        "spread": timings.to_json(),
+        **accuracy_figures(evaluated.trunk_right),
+        "ms": timings.median("trunk"),
+        "ms_spread": timings.spread("trunk"),
+        "engine": timings.engine_of("trunk"),
+        "macs": evaluated.manifest.cost.trunk_macs,
     }
 
 
-def _last_stage(network: BranchyNet, single: torch.Tensor, rule: ExitRule) -> int:
-    """The stage after which *single* leaves."""
-    taken = int(network.resume(single, 0, network.total_stages, rule).exits[0])
-    return network.exit_of_stage.index(taken)
+def early_exit_figures(
+    evaluated: Evaluated, rule: ExitRule, timings: Timings, contender: str = "early_exit"
+) -> dict[str, Any]:
+    """The network under *rule*, timed as *contender*; see `docs/figures.md` for every key."""
+    table, counted = evaluated.table, evaluated.manifest.cost
+    result = table.apply(rule)
+    right = table.correct[table.exit_of(rule), np.arange(len(table.labels))]
+    bare_macs = float(np.array(result.exit_shares) @ counted.macs_by_exit(heads=False))
+    bare = f"{contender}/without_heads"
+    trunk_ms = timings.median("trunk")
+    return {
+        **accuracy_figures(right),
+        "criterion": rule.criterion.value,
+        "thresholds": list(rule.thresholds),
+        "exit_shares": list(result.exit_shares),
+        "exit_accuracies": [float(right.mean()) for right in table.correct],
+        "ms": timings.median(contender),
+        "ms_spread": timings.spread(contender),
+        "ms_without_heads": timings.median(bare),
+        "engine": timings.engine_of(contender),
+        "macs": result.cost,
+        "macs_without_heads": bare_macs,
+        "gain_ms": trunk_ms / timings.median(contender),
+        "gain_ms_spread": timings.gain_spread(contender),
+        "gain_ms_without_heads": trunk_ms / timings.median(bare),
+        "gain_ms_without_heads_spread": timings.gain_spread(bare),
+        "gain_macs": counted.trunk_macs / result.cost,
+        "gain_macs_without_heads": counted.trunk_macs / bare_macs,
+        "against_trunk": paired_figures(compare_paired(right, evaluated.trunk_right)),
+    }
 
 
-def _trunk_until(network: BranchyNet, single: torch.Tensor, last: int) -> None:
-    """The trunk segments up to stage *last*, and the final head if that is the end."""
-    x = network.normalisation(single)
-    for index in range(last + 1):
-        x = network.stage(index).trunk(x)
-    if last == network.total_stages - 1:
-        head = network.stage(last).head
-        assert head is not None
-        head(x)
+def accuracy_figures(right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Accuracy with its 95 % Wilson interval, from whether each sample was answered rightly: bool [N]."""
+    accuracy = float(right.mean())
+    return {"accuracy": accuracy, "interval": list(wilson_interval(accuracy, len(right)))}
+
+
+def paired_figures(compared: PairedComparison) -> dict[str, Any]:
+    """Difference of accuracies (-1..1) with its 95 % interval for paired samples, and McNemar's p-value."""
+    return {
+        "difference": compared.difference,
+        "interval": list(compared.interval),
+        "p_value": compared.p_value,
+        "only_this_right": compared.only_first,
+        "only_that_right": compared.only_second,
+    }

@@ -5,28 +5,30 @@ all exits' losses. *baseline* goes on from the same weights with the final exit 
 schedule: the plain network that the early-exit one is compared with has then had the same training.
 
 Every epoch draws its order, augmentation and dropout from a seed made of the recipe's seed, the phase and the epoch,
-and ends with a checkpoint; a run that was stopped goes on to the same weights as one that was not.
+and ends with a checkpoint; a run that was stopped goes on to the same weights as one that was not. Each phase has its
+own file, so joint and baseline may run beside each other, or the joint phase again with other branches.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.models import build
 from branchynet.network import BranchyNet, Normalisation
-from branchynet.training.augmentation import affine, crop_flip
+from branchynet.training import checkpoints
+from branchynet.training.augmentation import affine, crop_flip, cutout, shrink
+from branchynet.training.checkpoints import Checkpoint, State
 from branchynet.training.datasets import Dataset
 from branchynet.training.recipes import Recipe
 
@@ -34,12 +36,8 @@ __all__ = ["PHASES", "Phase", "Step", "Trained", "check_data", "exit_accuracies"
 
 Phase = Literal["trunk", "joint", "baseline"]
 PHASES: tuple[Phase, ...] = ("trunk", "joint", "baseline")
-CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
 # Fresh weights know nothing, so the first loss is near ln(classes); far above it, inputs or weights are off.
 MAX_FIRST_LOSS_RATIO = 4.0
-
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +59,6 @@ class Trained:
 
     network: BranchyNet
     baseline: State
-
-
-@dataclass
-class _Run:
-    """The state that a checkpoint holds."""
-
-    phase: int
-    epoch: int
-    network: State
-    optimiser: dict[str, Any]
-    trunk: State | None = None
-    joint: State | None = None
 
 
 def check_data(training: Dataset, recipe: Recipe) -> None:
@@ -138,11 +124,17 @@ def train(
     held_out: Dataset,
     folder: Path,
     on_step: Callable[[Step], None] = lambda _: None,
-) -> Trained:
-    """Train the recipe's network on *training*, going on from the checkpoint in *folder* if there is one.
+    *,
+    phases: Sequence[Phase] = PHASES,
+    trunk_from: Path | None = None,
+) -> Trained | None:
+    """Train the recipe's network on *training*, going on from the checkpoints in *folder* if there are any.
 
-    *held_out* is only scored at the end of each epoch, for the log `log.jsonl`. Raises `InvalidInput` for data that
-    cannot train the network or a checkpoint of another recipe, `DamagedData` if the loss is not finite.
+    *held_out* is only scored at the end of each epoch, for the log `log.jsonl`. Only *phases* are run; the result is
+    None while others are unfinished. *trunk_from*: take the trunk that another run made in that folder, of the same
+    layers but perhaps with other branches, and have no trunk phase. Raises `InvalidInput` for data that cannot train
+    the network, a checkpoint of another recipe or a trunk that does not fit or is not there, `DamagedData` if the
+    loss is not finite.
     """
     check_data(training, recipe)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,16 +142,27 @@ def train(
     network = build(recipe.architecture, measure_normalisation(training))
     if len(recipe.exit_weights) != network.exits:
         raise InvalidInput(f"{len(recipe.exit_weights)} exit weights for {network.exits} exits")
-    memory = torch.channels_last if recipe.precision == "bf16" else torch.contiguous_format
-    network.to(memory_format=memory)  # type: ignore[call-overload]
-    run = _read_checkpoint(folder, recipe) or _Run(0, 0, network.state_dict(), {})
+    # Convolutions on a CPU train faster on this layout, in bfloat16 by far.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fresh = _copied(network.state_dict())
     trainer = _Trainer(recipe, network, training, held_out, folder, on_step)
-    for index in range(run.phase, len(PHASES)):
-        trainer.run_phase(index, run)
-    assert run.joint is not None
-    network.load_state_dict(run.joint)
+    start = fresh
+    if trunk_from is not None:
+        start = _with_trunk(fresh, _finished_trunk(trunk_from), trunk_from)
+    elif recipe.trunk_epochs:
+        if (trunk := trainer.run_phase("trunk", fresh, run="trunk" in phases)) is None:
+            return None
+        start = _with_trunk(fresh, trunk, folder)
+    joint = trainer.run_phase("joint", start, run="joint" in phases)
+    baseline: State | None = start
+    if recipe.baseline == "trained-on" and network.exits > 1:
+        baseline = trainer.run_phase("baseline", start, run="baseline" in phases)
+    if joint is None or baseline is None:
+        return None
+    network.load_state_dict(joint)
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return Trained(network.eval(), _without_branches(run.network, network))
+    plain = _trunk_entries(baseline if network.exits > 1 else joint)
+    return Trained(network.eval(), {name: tensor.contiguous() for name, tensor in plain.items()})
 
 
 @dataclass(frozen=True)
@@ -173,35 +176,55 @@ class _Trainer:
     folder: Path
     on_step: Callable[[Step], None]
 
-    def run_phase(self, index: int, run: _Run) -> None:
-        """Run the rest of phase *index* and leave *run* at the start of the next one."""
-        phase = PHASES[index]
+    def run_phase(self, phase: Phase, start: State, *, run: bool) -> State | None:
+        """The weights after *phase*, begun at *start* or at its checkpoint; None if it is unfinished and not to *run*.
+
+        The trunk and baseline phases know nothing of the branches, and neither do their checkpoints.
+        """
         epochs = self.recipe.trunk_epochs if phase == "trunk" else self.recipe.joint_epochs
-        self.network.load_state_dict(run.network)
-        optimiser = _optimiser(self.network, self.recipe)
-        if run.optimiser:
-            optimiser.load_state_dict(run.optimiser)
-        for epoch in range(run.epoch, epochs):
+        kept = start if phase == "joint" else _trunk_entries(start)
+        checkpoint = checkpoints.read(self.folder, phase, self.recipe) or Checkpoint(0, kept)
+        if checkpoint.epoch >= epochs or not run:
+            return checkpoint.result if checkpoint.epoch >= epochs else None
+        network = self.network
+        network.load_state_dict(
+            _with_trunk(start, checkpoint.network, self.folder) if phase != "joint" else checkpoint.network
+        )
+        optimiser = _optimiser([tensor for name, tensor in network.named_parameters() if name in kept], self.recipe)
+        if checkpoint.optimiser:
+            optimiser.load_state_dict(checkpoint.optimiser)
+        average = self._average(checkpoint) if self.recipe.averaging and phase != "trunk" else None
+        for epoch in range(checkpoint.epoch, epochs):
             started_s = time.monotonic()
-            loss = self.run_epoch(phase, epoch, epochs, optimiser)
-            accuracies = exit_accuracies(self.network, self.held_out)
-            done = Step(phase, epoch, epochs, 1, 1, loss, accuracies)
+            loss = self.run_epoch(phase, epoch, epochs, optimiser, average)
+            judged = network if average is None else average.module
+            assert isinstance(judged, BranchyNet)
+            done = Step(phase, epoch, epochs, 1, 1, loss, exit_accuracies(judged, self.held_out))
             self.on_step(done)
             _log(self.folder, done, time.monotonic() - started_s)
-            run.phase, run.epoch = index, epoch + 1
-            run.network, run.optimiser = self.network.state_dict(), optimiser.state_dict()
-            _write_checkpoint(self.folder, self.recipe, run)
-        finished = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        if phase == "trunk":
-            run.trunk = finished
-        elif phase == "joint":
-            run.joint = finished
-        # The joint phase goes on from the trunk's weights, and so does the baseline.
-        run.network = run.trunk if phase != "baseline" and run.trunk is not None else finished
-        run.phase, run.epoch, run.optimiser = index + 1, 0, {}
-        _write_checkpoint(self.folder, self.recipe, run)
+            now, averaged = network.state_dict(), {} if average is None else judged.state_dict()
+            if phase != "joint":
+                now, averaged = _trunk_entries(now), _trunk_entries(averaged)
+            checkpoint = Checkpoint(epoch + 1, now, optimiser.state_dict(), averaged)
+            checkpoints.write(self.folder, phase, self.recipe, checkpoint)
+        return _copied(checkpoint.result)
 
-    def run_epoch(self, phase: Phase, epoch: int, epochs: int, optimiser: torch.optim.Optimizer) -> float:
+    def _average(self, checkpoint: Checkpoint) -> AveragedModel:
+        averaging = get_ema_multi_avg_fn(self.recipe.averaging)  # type: ignore[no-untyped-call]
+        average = AveragedModel(self.network, multi_avg_fn=averaging, use_buffers=True)
+        if checkpoint.average:
+            average.module.load_state_dict(checkpoint.average, strict=False)
+            average.n_averaged.fill_(1)  # the first update would copy the network's weights over the average
+        return average
+
+    def run_epoch(
+        self,
+        phase: Phase,
+        epoch: int,
+        epochs: int,
+        optimiser: torch.optim.Optimizer,
+        average: AveragedModel | None,
+    ) -> float:
         """One pass over the training images; the mean loss."""
         recipe, network = self.recipe, self.network
         seed = (recipe.seed * 1_000_003 + PHASES.index(phase)) * 10_007 + epoch
@@ -215,7 +238,7 @@ class _Trainer:
         for step in range(steps):
             chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate_at((epoch * steps + step) / (epochs * steps))
+                group["lr"] = recipe.learning_rate_at((epoch * steps + step) / (epochs * steps), phase)
             loss = _batch_loss(network, _augment(images[chosen], recipe, generator), labels[chosen], recipe, phase)
             losses[step] = loss.detach()
             first = phase == "trunk" and epoch == 0 and step == 0
@@ -224,14 +247,16 @@ class _Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), max_norm=5.0)
             optimiser.step()
+            if average is not None:
+                average.update_parameters(network)
             self.on_step(Step(phase, epoch, epochs, step + 1, steps, float(losses[step])))
         return float(losses.mean())
 
 
 def _batch_loss(network: BranchyNet, images: Tensor, labels: Tensor, recipe: Recipe, phase: Phase) -> Tensor:
-    x = network.normalisation(images)
-    if recipe.precision == "bf16":
-        x = x.contiguous(memory_format=torch.channels_last)
+    if phase == "trunk" and recipe.trunk_side:
+        images = shrink(images, recipe.trunk_side)
+    x = network.normalisation(images).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
         logits = network(x) if phase == "joint" else [network.trunk(x)]
     if phase == "joint":
@@ -252,37 +277,51 @@ def _check_loss(value: float, recipe: Recipe, *, first: bool, where: str) -> Non
 def _augment(images: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
     if recipe.augmentation == "crop-flip":
         return crop_flip(images, generator)
+    if recipe.augmentation == "crop-flip-cutout":
+        return cutout(crop_flip(images, generator), generator)
     if recipe.augmentation == "affine":
         return affine(images, generator)
     return images
 
 
-def _optimiser(network: BranchyNet, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimiser(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(
-            network.parameters(),
-            recipe.learning_rate,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=recipe.weight_decay,
+            parameters, recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
         )
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
-    return kind(
-        network.parameters(),
-        recipe.learning_rate,
-        betas=(recipe.beta1, 0.999),
-        weight_decay=recipe.weight_decay,
-    )
+    return kind(parameters, recipe.learning_rate, betas=(recipe.beta1, 0.999), weight_decay=recipe.weight_decay)
 
 
-def _without_branches(state: Mapping[str, Tensor], network: BranchyNet) -> State:
-    """The entries of the trunk and the final exit's head."""
-    final = f"stages.{network.total_stages - 1}.head."
-    return {name: tensor.contiguous() for name, tensor in state.items() if ".trunk." in name or name.startswith(final)}
+def _copied(state: State) -> State:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def _trunk_entries(state: State) -> State:
+    """The entries of the trunk and the final exit's head, in the order of the layers."""
+    last = max((int(name.split(".")[1]) for name in state), default=0)
+    final = f"stages.{last}.head."
+    return {name: tensor for name, tensor in state.items() if ".trunk." in name or name.startswith(final)}
+
+
+def _with_trunk(fresh: State, trunk: State, folder: Path) -> State:
+    """*fresh* with the trunk's weights: layer by layer, for other branches may cut the same trunk at other places."""
+    ours, theirs = _trunk_entries(fresh), _trunk_entries(trunk)
+    shapes = [[tuple(tensor.shape) for tensor in entries.values()] for entries in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise InvalidInput(f"the trunk in {folder} has other layers than the recipe's network")
+    return {**fresh, **{name: tensor.clone() for name, tensor in zip(ours, theirs.values(), strict=True)}}
+
+
+def _finished_trunk(folder: Path) -> State:
+    checkpoint, epochs = checkpoints.read_any(folder, "trunk")
+    if checkpoint.epoch < epochs:
+        raise InvalidInput(f"the trunk in {folder} has had {checkpoint.epoch} of {epochs} epochs")
+    return checkpoint.result
 
 
 def _log(folder: Path, done: Step, seconds: float) -> None:
-    """Append the epoch that *done* ends to the log, one JSON object a line."""
+    """Append the epoch that *done* ends to the log."""
     record = {
         "phase": done.phase,
         "epoch": done.epoch + 1,
@@ -291,29 +330,4 @@ def _log(folder: Path, done: Step, seconds: float) -> None:
         "held_out_accuracy_by_exit": [round(accuracy, 5) for accuracy in done.accuracies or ()],
         "seconds": round(seconds, 2),
     }
-    with (folder / LOG).open("a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
-
-
-def _write_checkpoint(folder: Path, recipe: Recipe, run: _Run) -> None:
-    temporary = folder / f".{CHECKPOINT}.tmp"
-    torch.save({"recipe": json.dumps(recipe.to_json()), **vars(run)}, temporary)
-    temporary.replace(folder / CHECKPOINT)
-
-
-def _read_checkpoint(folder: Path, recipe: Recipe) -> _Run | None:
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return None
-    try:
-        saved = torch.load(path, weights_only=True)
-        theirs, run = json.loads(saved.pop("recipe")), _Run(**saved)
-    except (RuntimeError, EOFError, UnpicklingError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise DamagedData(f"{path} is no checkpoint of ours ({error!r}); delete it to start again") from None
-    ours = json.loads(json.dumps(recipe.to_json()))
-    if theirs != ours:
-        changed = [
-            f"{key}: {theirs.get(key)!r} there, {ours[key]!r} asked" for key in ours if theirs.get(key) != ours[key]
-        ]
-        raise InvalidInput(f"{path} belongs to another recipe ({'; '.join(changed)}); choose another --run folder")
-    return run
+    checkpoints.append_log(folder, record)

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import Architecture
 
-__all__ = ["RECIPES", "Recipe", "named_recipe"]
+__all__ = ["JOINT_ONLY", "RECIPES", "Recipe", "named_recipe"]
 
-Augmentation = Literal["none", "affine", "crop-flip"]
+Augmentation = Literal["none", "affine", "crop-flip", "crop-flip-cutout"]
 Optimiser = Literal["adam", "adamw", "sgd"]
-Schedule = Literal["constant", "one-cycle"]
+Schedule = Literal["constant", "one-cycle", "warm-up", "decay"]
 Precision = Literal["fp32", "bf16"]
-_LEGAL = {"optimiser": Optimiser, "schedule": Schedule, "augmentation": Augmentation, "precision": Precision}
+Baseline = Literal["trained-on", "trunk"]
+_LEGAL = {
+    "optimiser": Optimiser,
+    "schedule": Schedule,
+    "trunk_schedule": Schedule,
+    "augmentation": Augmentation,
+    "precision": Precision,
+    "baseline": Baseline,
+}
+# What the trunk phase does not depend on: these may change after it without training the trunk again.
+JOINT_ONLY = ("joint_epochs", "schedule", "exit_weights", "distillation", "averaging", "baseline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,12 @@ class Recipe:
     *exit_weights*: weight of each exit's loss in the joint phase, the final exit last (BranchyNet, section III-A).
     *distillation*: weight of the divergence from the final exit's probabilities to each branch's.
     *calibration_images*: how many training images are held out for thresholds, never trained on.
+    *trunk_epochs* 0: all exits are trained together from fresh weights.
+    *trunk_schedule*, *schedule*: the learning rate in the trunk phase, and in the joint and baseline phases.
+    *trunk_side*: side in pixels to which images are shrunk in the trunk phase (0: not), which saves a good part of it.
+    *averaging*: decay per step of the moving average of weights that the joint and baseline phases end with (0: none).
+    *baseline*: the plain network to compare with is the trunk, trained on for *joint_epochs* more or, as in the
+    paper, left as its own phase made it.
     """
 
     architecture: Architecture
@@ -38,18 +55,28 @@ class Recipe:
     learning_rate: float = 1e-3
     beta1: float = 0.9
     weight_decay: float = 0.0
+    trunk_schedule: Schedule = "constant"
     schedule: Schedule = "constant"
+    trunk_side: int = 0
     augmentation: Augmentation = "none"
     label_smoothing: float = 0.0
     distillation: float = 0.0
+    averaging: float = 0.0
     precision: Precision = "fp32"
+    baseline: Baseline = "trained-on"
     calibration_images: int = 5_000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("trunk_epochs", "joint_epochs", "batch_size", "calibration_images"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("trunk_epochs", 0), ("joint_epochs", 1), ("batch_size", 1), ("calibration_images", 1)):
+            if getattr(self, name) < least:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not self.trunk_epochs and self.baseline == "trunk":
+            raise InvalidInput("trunk_epochs is 0, so there is no trained trunk to be the baseline")
+        if not 0 <= self.averaging < 1:
+            raise InvalidInput(f"averaging is {self.averaging}; it must lie in 0 <= averaging < 1")
+        if self.trunk_side < 0:
+            raise InvalidInput(f"trunk_side is {self.trunk_side}; it must not be negative")
         if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
             raise InvalidInput(f"learning_rate is {self.learning_rate}; it must be positive")
         for name, legal in _LEGAL.items():
@@ -58,21 +85,35 @@ class Recipe:
         if not all(0 <= weight < math.inf for weight in self.exit_weights):
             raise InvalidInput(f"exit_weights are {self.exit_weights}; each must be finite and not negative")
 
-    def learning_rate_at(self, progress: float) -> float:
-        """The learning rate at *progress* 0..1 through a phase.
+    def learning_rate_at(self, progress: float, phase: str = "joint") -> float:
+        """The learning rate at *progress* 0..1 through *phase*.
 
-        One-cycle: up linearly over the first 20 %, then down along a cosine to nothing (Smith 2018).
+        One-cycle: up linearly over the first 20 %, then down along a cosine to nothing (Smith 2018). Warm-up: up
+        over the first 5 %, then constant; decay: down linearly to nothing. The two together let a long trunk phase
+        be followed by several short ends (Hägele et al. 2024, "warm-up, stable, decay").
         """
-        if self.schedule == "constant":
-            return self.learning_rate
-        rise = 0.2
-        if progress < rise:
-            return self.learning_rate * (0.04 + 0.96 * progress / rise)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise)))
+        schedule = self.trunk_schedule if phase == "trunk" else self.schedule
+        return self.learning_rate * _SCHEDULES[schedule](progress)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for logs and manifests."""
         return dataclasses.asdict(self)
+
+
+def _rise(progress: float, share: float) -> float:
+    return 0.04 + 0.96 * progress / share
+
+
+def _one_cycle(progress: float) -> float:
+    return _rise(progress, 0.2) if progress < 0.2 else 0.5 * (1 + math.cos(math.pi * (progress - 0.2) / 0.8))
+
+
+_SCHEDULES: dict[Schedule, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "one-cycle": _one_cycle,
+    "warm-up": lambda progress: _rise(progress, 0.05) if progress < 0.05 else 1.0,
+    "decay": lambda progress: 1.0 - progress,
+}
 
 
 def _paper(architecture: Architecture, dataset: str, epochs: int, batch_size: int, exits: int) -> Recipe:
@@ -82,6 +123,7 @@ def _paper(architecture: Architecture, dataset: str, epochs: int, batch_size: in
         dataset,
         trunk_epochs=epochs,
         joint_epochs=100,
+        baseline="trunk",
         batch_size=batch_size,
         exit_weights=(1.0,) * exits,
         beta1=0.99,
@@ -104,9 +146,28 @@ _MODERN_LENET = Recipe(
     distillation=0.5,
 )
 
+_LENET_MNIST = Recipe(
+    Architecture("b-lenet", "modern"),
+    "mnist",
+    trunk_epochs=0,
+    joint_epochs=60,
+    batch_size=256,
+    exit_weights=(1.0, 1.0),
+    optimiser="adamw",
+    learning_rate=6e-3,
+    weight_decay=0.02,
+    schedule="one-cycle",
+    augmentation="affine",
+    distillation=0.5,
+    averaging=0.998,
+)
+
 RECIPES: dict[str, Recipe] = {
     "lenet-fashion": _MODERN_LENET,
-    "lenet-mnist": dataclasses.replace(_MODERN_LENET, dataset="mnist", augmentation="affine"),
+    "lenet-mnist": _LENET_MNIST,
+    "lenet-small-mnist": dataclasses.replace(
+        _LENET_MNIST, architecture=Architecture("lenet-small", "plain"), exit_weights=(1.0,)
+    ),
     "alexnet-cifar10": Recipe(
         Architecture("b-alexnet"),
         "cifar10",
@@ -121,6 +182,25 @@ RECIPES: dict[str, Recipe] = {
         augmentation="crop-flip",
         label_smoothing=0.05,
         distillation=0.5,
+        precision="bf16",
+    ),
+    "resnet110-cifar10": Recipe(
+        Architecture("b-resnet-110", "modern"),
+        "cifar10",
+        trunk_epochs=20,
+        joint_epochs=16,
+        batch_size=128,
+        exit_weights=(0.5, 0.5, 1.0),
+        optimiser="sgd",
+        learning_rate=0.1,
+        weight_decay=5e-4,
+        trunk_schedule="warm-up",
+        schedule="decay",
+        trunk_side=24,
+        augmentation="crop-flip",
+        label_smoothing=0.05,
+        distillation=0.5,
+        averaging=0.998,
         precision="bf16",
     ),
     "paper-lenet-mnist": _paper(Architecture("b-lenet", "code"), "mnist", 50, 512, 2),

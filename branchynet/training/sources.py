@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
-import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from branchynet.cache import writing
 from branchynet.errors import InvalidInput, Unavailable
 from branchynet.training.formats import PACKED_SUFFIXES
 
@@ -29,7 +28,6 @@ __all__ = [
     "ORIGINALS",
     "SYSTEM_FOLDERS",
     "Remote",
-    "cache_folder",
     "fetch",
     "find_files",
     "layouts",
@@ -93,13 +91,6 @@ ORIGINALS: dict[str, dict[str, str]] = {
 
 
 # --- folders -----------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``$XDG_CACHE_HOME/branchynet``, else ``~/.cache/branchynet``."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification says that a relative path there is to be ignored.
-    return (base if base.is_absolute() else Path.home() / ".cache") / "branchynet"
 
 
 def layouts(name: str, split: str) -> tuple[tuple[str, ...], ...]:
@@ -260,17 +251,9 @@ def fetch(remote: Remote, folder: Path, *, progress: bool = False) -> Path:
 def _fetch_from(url: str, remote: Remote, folder: Path, *, progress: bool) -> Path:
     # Some mirrors refuse urllib's own name.
     request = urllib.request.Request(url, headers={"User-Agent": "branchynet"})  # noqa: S310 (see Remote)
-    descriptor, part = tempfile.mkstemp(dir=folder, prefix=f"{remote.file}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 (see Remote)
-                _copy_checked(answer, file, remote, progress=progress)
-            # On disk before it gets its name: a crash in between must not leave an empty file under it.
-            file.flush()
-            os.fsync(file.fileno())
-        return Path(part).replace(folder / remote.file)
-    finally:
-        Path(part).unlink(missing_ok=True)
+    with writing(folder / remote.file) as file, urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 (see Remote)
+        _copy_checked(answer, file, remote, progress=progress)
+    return folder / remote.file
 
 
 def _copy_checked(answer: IO[bytes], part: IO[bytes], remote: Remote, *, progress: bool) -> None:

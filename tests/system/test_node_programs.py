@@ -18,7 +18,8 @@ from running_nodes import save_artifact, serving_fake_cloud
 from running_programs import ROOT, program
 
 from branchynet import artifact
-from branchynet.client import AsyncClient
+from branchynet.client import AsyncClient, Client
+from branchynet.models import zoo
 from branchynet.prediction import Place, Policy, ServedModel
 from branchynet.rpc import messages
 from branchynet.rpc.channel import open_channel
@@ -85,6 +86,24 @@ def test_flags_win_over_environment_and_environment_over_file_and_the_node_ends_
     events = [json.loads(line) for line in err.splitlines()]
     assert [event["event"] for event in events] == ["ready", "draining", "stopped"]
     assert events[0]["port"] == port
+
+
+def test_nodes_on_the_engine_onnx_answer_as_torch_does(tmp_path: Path, sample: Dataset) -> None:
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    manifest, network = artifact.load(zoo.find("lenet-fashion"))
+    expected = network.resume(sample.images[:40], 0, 2, manifest.rule)
+    with program("cloud_node", "--engine", "onnx", "--port", "0", env=cache) as cloud:
+        target = f"127.0.0.1:{cloud.ready()}"
+        edge_cache = {**cache, "BRANCHYNET_EDGE_ENGINE": "onnx"}
+        with (
+            program("edge_node", "--port", "0", "--cloud", target, env=edge_cache) as edge,
+            Client(f"127.0.0.1:{edge.ready()}") as client,
+        ):
+            answers = client.classify(sample.images[:40])
+    assert [answer.exit for answer in answers] == expected.exits.tolist()
+    assert [answer.label for answer in answers] == expected.logits.argmax(1).tolist()
+    assert {answer.place for answer in answers} == {Place.EDGE, Place.CLOUD}
+    assert len(list(tmp_path.rglob("stage-*.onnx"))) == 2
 
 
 @pytest.mark.parametrize("module", NODES)

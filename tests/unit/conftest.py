@@ -1,5 +1,6 @@
 import pytest
 import torch
+from exported_examples import IMAGES, SMALL, small_network
 from network_examples import (
     HELD_OUT,
     LENET,
@@ -49,6 +50,14 @@ def loaded(artifact_folder):
         return parts[key]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def exported_folder(tmp_path_factory):
+    """Folder of an exported artifact; its rule lets some of `IMAGES` leave at every exit."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_artifact(folder, small_network(), SMALL, mixing_rule(small_network(), IMAGES), exported=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,14 @@ from branchynet.artifact import Manifest
 from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.decisions.gates import Gate, number_of_features
 from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.models import ARCHITECTURES, VARIANTS, Architecture, build
+from branchynet.models import ARCHITECTURES, Architecture, build, variants
 from branchynet.network import Normalisation
 from branchynet.training.datasets import Dataset
 from branchynet.training.recipes import Recipe
 
 LENET = Architecture("b-lenet")
-EVERY = [Architecture(name, variant) for name in ARCHITECTURES for variant in VARIANTS]
+EVERY = [Architecture(name, variant) for name in ARCHITECTURES for variant in variants(name) if variant != "plain"]
+PLAIN = [Architecture(name, "plain") for name in ARCHITECTURES if "plain" in variants(name)]
 LIGHT = [architecture for architecture in EVERY if architecture.name != "b-resnet-110"]
 
 # A loaded machine must not fail a test; the number of examples bounds the time instead.
@@ -126,7 +127,7 @@ def mixing_rule(network, images, criterion=Criterion.ENTROPY):
     return ExitRule(criterion, tuple(thresholds))
 
 
-def save_artifact(folder, network, architecture=LENET, rule=None):
+def save_artifact(folder, network, architecture=LENET, rule=None, *, exported=False, **options):
     """*network* as an artifact in *folder*, its trunk doubling as the baseline."""
     manifest = Manifest(
         name="example",
@@ -140,10 +141,12 @@ def save_artifact(folder, network, architecture=LENET, rule=None):
         training={"recipe": {"calibration_images": 8, "seed": 0}},
         results={"test": {"accuracy": 0.5}},
     )
+    if exported:
+        return artifact.save_exported(folder, manifest, network, network)
     final = f"stages.{network.total_stages - 1}.head."
     weights = network.state_dict()
     baseline = {name: weights[name] for name in weights if ".trunk." in name or name.startswith(final)}
-    return artifact.save(folder, manifest, network, baseline)
+    return artifact.save(folder, manifest, network, baseline, **options)
 
 
 def quadrants(per_class, classes=4, seed=0, split="train"):

@@ -70,7 +70,7 @@ def whole_answers(architecture, images, rule, stages=None):
     """Exits and logits when one machine runs the first *stages* stages."""
     network = random_network(architecture)
     part = network if stages is None else network.part(0, stages)
-    progress = part.resume(torch.from_numpy(images), 0, part.last, rule)
+    progress = part.resume(images, 0, part.last, rule)
     return progress, torch.softmax(torch.from_numpy(progress.logits).double(), 1).numpy()
 
 

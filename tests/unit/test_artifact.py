@@ -357,6 +357,43 @@ def test_a_manifest_with_temperatures_or_gates_that_are_none_is_damage(folder, r
         artifact.read_manifest(folder)
 
 
+# --- half-precision storage -------------------------------------------------------------------------------
+
+
+def test_half_precision_halves_the_files_and_comes_back_as_float32(folder, tmp_path):
+    saved = save_artifact(tmp_path / "half", random_network(), weights="fp16")
+    manifest, network = artifact.load(tmp_path / "half")
+    assert (manifest, manifest.weights) == (saved, "fp16")
+    for name, tensor in network.state_dict().items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, random_network().state_dict()[name].half().float(), rtol=0, atol=0)
+    full, half = ((path / "stage-1.safetensors").stat().st_size for path in (folder, tmp_path / "half"))
+    assert half < 0.52 * full
+    images = pictures(LENET, 3)
+    np.testing.assert_allclose(
+        exit_logits(network, images), exit_logits(random_network(), images), rtol=0.02, atol=0.02
+    )
+
+
+def test_weights_of_another_precision_than_the_manifest_says_are_damage(folder):
+    edited(folder, lambda raw: raw.update(weights="fp16"))
+    with pytest.raises(DamagedData, match=r"stage-0\.safetensors holds torch\.float32, the manifest says fp16"):
+        artifact.load(folder)
+    edited(folder, lambda raw: raw.update(weights="int4"))
+    with pytest.raises(DamagedData, match="weights"):
+        artifact.read_manifest(folder)
+
+
+def test_a_weight_too_large_for_half_precision_is_refused(tmp_path):
+    network = build(LENET, random_network().normalisation)
+    network.load_state_dict(random_network().state_dict())
+    with torch.no_grad():
+        network.stage(1).head.bias[0] = 70_000
+    with pytest.raises(InvalidInput, match=r"bias reaches 70000, which torch\.float16 cannot hold"):
+        save_artifact(tmp_path, network, weights="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- what the package ships -------------------------------------------------------------------------------
 
 

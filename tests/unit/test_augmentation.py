@@ -9,9 +9,9 @@ from network_examples import some
 from torch import Generator
 
 from branchynet.training import augmentation
-from branchynet.training.augmentation import affine, crop_flip
+from branchynet.training.augmentation import affine, crop_flip, cutout, shrink
 
-both = pytest.mark.parametrize("change", [crop_flip, affine])
+both = pytest.mark.parametrize("change", [crop_flip, affine, cutout])
 
 
 def generator(seed=0):
@@ -136,3 +136,21 @@ def test_affine_turns_by_twelve_degrees_at_most_without_mirroring(monkeypatch):
         turned.append(np.degrees(np.arctan2(column - 49.5, row - 49.5)))
         assert np.hypot(row - 49.5, column - 49.5) == pytest.approx(40.5, abs=0.3)
     assert sorted(turned) == pytest.approx([-12, 12], abs=1)
+
+
+def test_cutout_greys_one_square_of_each_image_and_touches_nothing_else():
+    batch = images(200, channels=3, height=32, width=32)
+    hidden = (cutout(batch, generator()) != batch).any(1)  # grey pixels that were grey before do not show
+    rows, columns = hidden.any(2).sum(1), hidden.any(1).sum(1)
+    assert int(rows.max()) == int(columns.max()) == 8, "a quarter of the side"
+    assert int(rows.min()) >= 4, "at the rim half of the square is outside"
+    out = cutout(batch, generator())
+    assert bool((out[hidden[:, None].expand_as(out)] == 128).all())
+    assert len({tuple(map(int, torch.nonzero(mask)[0])) for mask in hidden}) > 100, "anywhere"
+
+
+def test_shrinking_keeps_means_and_leaves_a_flat_image_flat():
+    flat = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)
+    assert torch.allclose(shrink(flat, 24), torch.full((1, 3, 24, 24), 200.0))
+    noise = images(4, height=32, width=32)
+    assert torch.allclose(shrink(noise, 16).mean((1, 2, 3)), noise.float().mean((1, 2, 3)), rtol=0.03)

@@ -4,11 +4,9 @@ import asyncio
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import (
-    EVERY,
     LENET,
     LIGHT,
     batches,
@@ -66,8 +64,8 @@ async def test_only_the_doubtful_are_sent_with_the_requests_rule(nodes):
     cut, tensor, sent_rule, timeout_ms = call
     assert (cut, sent_rule, timeout_ms) == (1, rule, LIMITS.timeout_ms)
     assert tensor.dtype == np.float32
-    edge_alone = random_network().part(0, 1).resume(torch.from_numpy(IMAGES), 0, 1, rule)
-    np.testing.assert_array_equal(tensor, edge_alone.features.numpy())
+    edge_alone = random_network().part(0, 1).resume(IMAGES, 0, 1, rule)
+    np.testing.assert_array_equal(tensor, edge_alone.features)
     cloud = [number for number, prediction in enumerate(predictions) if prediction.place is Place.CLOUD]
     assert cloud == edge_alone.remaining.tolist()
     assert len(cloud) == 6
@@ -147,7 +145,7 @@ async def test_requests_in_flight_together_keep_their_own_answers(nodes):
     [
         (IMAGES.astype(np.float32), InvalidInput, "images: dtype is float32"),
         (IMAGES[:, 0], InvalidInput, r"images: shape is \(12, 28, 28\)"),
-        (pictures(EVERY[2], 2), InvalidInput, r"must be \(batch, 1, 28, 28\)"),
+        (pictures(Architecture("b-alexnet"), 2), InvalidInput, r"must be \(batch, 1, 28, 28\)"),
         (IMAGES[:0], InvalidInput, "images: the batch is empty"),
         (pictures(LENET, 65), TooLarge, "images: the batch holds 65 samples, this node takes at most 64"),
     ],

@@ -1,26 +1,32 @@
-"""The figures of an evaluation: keys, arithmetic, and which layers are timed."""
+"""The figures of an evaluation: keys and arithmetic."""
 
 import dataclasses
 import json
 
 import numpy as np
 import pytest
-import torch
-from network_examples import HELD_OUT, LENET, exit_logits, mixing_rule, pictures, random_network
+from network_examples import HELD_OUT, LENET, exit_logits, mixing_rule, pictures, random_network, save_artifact
 
 from branchynet import artifact
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, wilson_interval
+from branchynet.engine import Engine
 from branchynet.models import cost, zoo
 from branchynet.training import evaluation
+from branchynet.training.comparison import compare, measure_timings
 from branchynet.training.datasets import Dataset, load_sample
-from branchynet.training.evaluation import Timings, evaluate, measure_outcomes, measure_timings, trunk_accuracy
+from branchynet.training.evaluation import Evaluated, measure_outcomes, score, trunk_accuracy
+from branchynet.training.timings import Timings
 
 RULE = ExitRule("entropy", (0.5,))
 TIMINGS = Timings(
-    trunk_ms=np.array([3.0, 1.0, 2.0]),
-    early_exit_ms=np.array([0.5, 0.5, 0.9]),
-    without_heads_ms=np.array([0.4, 0.25, 0.1]),
+    {
+        "eager": {
+            "trunk": np.array([[3.0], [1.0], [2.0]]),
+            "early_exit": np.array([[0.5], [0.5], [0.9]]),
+            "early_exit/without_heads": np.array([[0.4], [0.25], [0.1]]),
+        }
+    }
 )
 
 
@@ -30,32 +36,39 @@ def labelled(images, labels=None):
 
 
 @pytest.fixture
-def table():
-    """Four samples: three are sure at exit 0 (one of them wrongly), the last goes on and is right."""
+def evaluated(tmp_path):
+    """Four samples: three are sure at exit 0 (one of them wrongly), the last goes on and is right.
+
+    The plain trunk is right about the second and the last.
+    """
+    manifest = save_artifact(tmp_path, random_network(), rule=RULE)
     logits = np.zeros((2, 4, 10), dtype=np.float32)
     logits[0, :3, 1] = 20
     logits[1, :, 2] = 20
-    costs = cost(LENET).macs_by_exit(heads=True)
-    return OutcomeTable(logits, np.array([1, 1, 2, 2]), costs)
+    table = OutcomeTable(logits, np.array([1, 1, 2, 2]), cost(LENET).macs_by_exit(heads=True))
+    trunk = np.zeros((4, 10), dtype=np.float32)
+    trunk[[0, 1, 2, 3], [5, 1, 5, 2]] = 1
+    return Evaluated(tmp_path, manifest, table, trunk)
 
 
-def test_the_figures_have_the_documented_keys(table):
-    figures = evaluate(table, cost(LENET), RULE, 0.9, TIMINGS)
-    assert set(figures) == {"trunk", "early_exit", "spread"}
-    assert set(figures["trunk"]) == {"accuracy", "ms", "macs"}
+def test_the_figures_have_the_documented_keys(evaluated):
+    figures = compare(evaluated, [], TIMINGS)
+    assert set(figures) == {"trunk", "early_exit", "yardsticks", "medians_ms"}
+    assert set(figures["trunk"]) == {"accuracy", "interval", "ms", "ms_spread", "engine", "macs"}
     assert set(figures["early_exit"]) == {
-        "accuracy", "interval", "criterion", "thresholds", "exit_shares", "exit_accuracies", "ms", "macs",
-        "ms_without_heads", "macs_without_heads", "gain_ms", "gain_ms_without_heads", "gain_macs",
-        "gain_macs_without_heads",
+        "accuracy", "interval", "criterion", "thresholds", "exit_shares", "exit_accuracies", "exit_ms", "ms",
+        "ms_spread", "ms_without_heads", "engine", "macs", "macs_without_heads", "gain_ms", "gain_ms_spread",
+        "gain_ms_without_heads", "gain_ms_without_heads_spread", "gain_macs", "gain_macs_without_heads",
+        "against_trunk",
     }  # fmt: skip
-    assert set(figures["spread"]) == {"trunk_ms", "early_exit_ms", "without_heads_ms"}
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 
 
-def test_the_figures_are_their_arithmetic(table):
-    figures = evaluate(table, cost(LENET), RULE, 0.9, TIMINGS)
+def test_the_figures_are_their_arithmetic(evaluated):
+    figures = compare(evaluated, [], TIMINGS)
     trunk, early = figures["trunk"], figures["early_exit"]
-    assert trunk == {"accuracy": 0.9, "ms": 2.0, "macs": 1_140_070}
+    assert (trunk["accuracy"], trunk["ms"], trunk["macs"]) == (0.5, 2.0, 1_140_070)
+    assert trunk["ms_spread"] == [1.0, 2.0, 3.0]
     assert early["accuracy"] == 0.75
     assert early["interval"] == list(wilson_interval(0.75, 4))
     assert early["exit_shares"] == [0.75, 0.25]
@@ -69,8 +82,10 @@ def test_the_figures_are_their_arithmetic(table):
     assert early["gain_macs_without_heads"] == pytest.approx(1_140_070 / bare)
     assert (early["ms"], early["ms_without_heads"]) == (0.5, 0.25)
     assert (early["gain_ms"], early["gain_ms_without_heads"]) == (4.0, 8.0)
-    assert figures["spread"]["trunk_ms"] == [1.0, 2.0, 3.0]
-    assert figures["spread"]["early_exit_ms"] == [0.5, 0.5, 0.9]
+    assert early["gain_ms_spread"] == [2.0, 4.0, 6.0]
+    against = early["against_trunk"]
+    assert (against["difference"], against["only_this_right"], against["only_that_right"]) == (0.25, 1, 0)
+    assert against["p_value"] == 1.0
 
 
 def test_outcomes_are_the_logits_of_every_exit_in_the_order_of_the_images(monkeypatch):
@@ -87,7 +102,7 @@ def test_a_table_predicts_what_the_network_does():
     rule = mixing_rule(random_network(), images)
     labels = np.arange(40) % 10
     table = measure_outcomes(random_network(), cost(LENET), labelled(images, labels))
-    ran = random_network().resume(torch.from_numpy(images), 0, 2, rule)
+    ran = random_network().resume(images, 0, 2, rule)
     np.testing.assert_array_equal(table.exit_of(rule), ran.exits)
     assert table.apply(rule).accuracy == (ran.logits.argmax(1) == labels).mean()
 
@@ -101,65 +116,27 @@ def test_trunk_accuracy_counts_the_final_exit(monkeypatch, straight):
     assert trunk_accuracy(network, shifted) < 0.2
 
 
-class Calls:
-    """Counts the forward passes of a module."""
-
-    def __init__(self, module):
-        self.count = 0
-        self._handle = module.register_forward_hook(self._add)
-
-    def _add(self, *_):
-        self.count += 1
-
-
-def test_timing_runs_trunk_segments_only_as_far_as_the_image_goes():
-    _, network = artifact.load(zoo.find("lenet-fashion"))
-    _, baseline = artifact.load(zoo.find("lenet-fashion"))
-    images = pictures(LENET, 4)
-    rule = mixing_rule(network, images)
-    first, second, branch, final, plain = (
-        Calls(module)
-        for module in (
-            network.stage(0).trunk,
-            network.stage(1).trunk,
-            network.stage(0).head,
-            network.stage(1).head,
-            baseline.stage(1).trunk,
-        )
-    )
-    progress = []
-    timings = measure_timings(network, baseline, rule, images, 3, progress.append)
-    # One run of each of the four images finds where it leaves (two of them at once); then come three timed passes.
-    assert first.count == 4 + 3 * 4 * 2
-    assert branch.count == 4 + 3 * 4
-    assert second.count == final.count == 2 + 3 * 2 * 2
-    assert plain.count == 3 * 4
-    assert progress == list(range(1, 13))
-    for values in (timings.trunk_ms, timings.early_exit_ms, timings.without_heads_ms):
-        assert values.shape == (3,)
-        assert (values > 0).all()
-
-
-def test_timing_uses_one_thread_and_gives_the_others_back(monkeypatch):
-    set_to = []
-    monkeypatch.setattr(evaluation.torch, "get_num_threads", lambda: 5)
-    monkeypatch.setattr(evaluation.torch, "set_num_threads", set_to.append)
-
-    def fail(_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure_timings(random_network(), random_network(), ExitRule.never(2), pictures(LENET, 1), 1, fail)
-    assert set_to == [1, 5]
-
-
 def test_the_shipped_network_does_on_the_sample_about_what_its_manifest_records():
-    manifest, network = artifact.load(zoo.find("lenet-fashion"))
-    sample, recorded = load_sample(), manifest.results["test"]
-    result = measure_outcomes(network, cost(manifest.architecture), sample).apply(manifest.rule)
+    sample, done = load_sample(), []
+    shipped = score("lenet-fashion", sample, done.append)
+    assert done == [500, 1000, 1500, 2000]
+    recorded = shipped.manifest.results["test"]
+    result = shipped.table.apply(shipped.manifest.rule)
     low, high = wilson_interval(result.accuracy, len(sample), z=3.3)
     assert low < recorded["accuracy"] < high
     assert result.exit_shares == pytest.approx(recorded["exit_shares"], abs=0.05)
-    baseline = artifact.load_baseline(zoo.find("lenet-fashion"), manifest)
-    low, high = wilson_interval(trunk_accuracy(baseline, sample), len(sample), z=3.3)
+    low, high = wilson_interval(float(shipped.trunk_right.mean()), len(sample), z=3.3)
     assert low < recorded["trunk_accuracy"] < high
+    baseline = artifact.load_baseline(zoo.find("lenet-fashion"), shipped.manifest)
+    assert trunk_accuracy(baseline, sample) == shipped.trunk_right.mean()
+
+
+@pytest.mark.parametrize("by_exit", [False, True])
+def test_an_artifact_is_timed_under_every_rule_that_is_asked(by_exit):
+    sample = load_sample().take(range(20))
+    shipped = score("lenet-fashion", sample)
+    rules = {"early_exit": shipped.manifest.rule, "everyone": ExitRule.never(2)}
+    timings = measure_timings(shipped, rules, [], sample.images[:3], 2, [Engine.EAGER], by_exit=by_exit)
+    parts = {"without_heads", "exit_0", "exit_1"} if by_exit else {"without_heads"}
+    assert set(timings.ms["eager"]) == {"trunk", *rules} | {f"{rule}/{part}" for rule in rules for part in parts}
+    assert len(compare(shipped, [], timings)["early_exit"]["exit_ms"]) == (2 if by_exit else 0)

@@ -169,3 +169,36 @@ def test_a_wrong_number_of_thresholds_is_refused(count, exits):
     with pytest.raises(InvalidInput, match=f"{count} thresholds, a network with {exits} exits needs {exits - 1}"):
         rule.check_exits(exits)
     ExitRule.never(exits).check_exits(exits)
+
+
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
+@pytest.mark.parametrize("classes", [2, 3, 10, 32, 33])
+def test_one_sample_is_decided_exactly_as_in_a_batch(criterion, classes):
+    """Also where a threshold is the very score, or its neighbour among the floats."""
+    random = np.random.default_rng(classes)
+    for scale in (1e-3, 1.0, 30.0, 1e4, 1e37):
+        logits = (scale * random.normal(size=(30, classes))).astype(np.float32)
+        for row in logits[:, None]:
+            score = criterion.score(row)[0]
+            for threshold in (
+                score,
+                np.nextafter(score, 9),
+                np.nextafter(score, -9),
+                score + 1e-6,
+                0.3,
+                criterion.never,
+            ):
+                rule = ExitRule(criterion, (threshold,))
+                leaves = rule.leaves(0, row)
+                assert (leaves.dtype, leaves.shape) == (np.bool_, (1,))
+                assert leaves == rule.leaves(0, np.repeat(row, 2, axis=0))[0]
+
+
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_sample_that_is_not_finite_is_decided_as_in_a_batch(criterion, value):
+    row = np.zeros((1, 10), dtype=np.float32)
+    row[0, 3] = value
+    rule = ExitRule(criterion, (0.5,))
+    with np.errstate(all="ignore"):
+        assert rule.leaves(0, row) == rule.leaves(0, np.repeat(row, 2, axis=0))[0]

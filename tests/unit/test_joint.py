@@ -187,7 +187,7 @@ def test_steps_are_reported_in_order(straight):
 
 def test_learning_rates_follow_the_schedule_within_each_phase(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(Recipe, "learning_rate_at", lambda self, progress: asked.append(progress) or 1e-3)
+    monkeypatch.setattr(Recipe, "learning_rate_at", lambda self, progress, _: asked.append(progress) or 1e-3)
     train(TINY, TRAINING, HELD_OUT, tmp_path)
     assert asked == pytest.approx([step / 6 for step in range(6)] * 3)
 

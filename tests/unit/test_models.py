@@ -267,3 +267,16 @@ def test_the_zoo_finds_shipped_names_and_folders(tmp_path):
 def test_the_zoo_names_what_it_has_when_asked_for_something_else(name):
     with pytest.raises(UnknownModel, match="lenet-fashion"):
         zoo.find(name)
+
+
+def test_the_zoo_finds_what_runs_have_made_and_shipped_names_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("own", "lenet-fashion", "unfinished"):
+        (tmp_path / "runs" / name / "artifact").mkdir(parents=True)
+        if name != "unfinished":
+            (tmp_path / "runs" / name / "artifact" / "manifest.json").touch()
+    assert zoo.trained() == ["lenet-fashion", "own"]
+    assert zoo.find("own").resolve() == tmp_path / "runs" / "own" / "artifact"
+    assert "runs" not in zoo.find("lenet-fashion").parts
+    with pytest.raises(UnknownModel, match="trained here are lenet-fashion, own"):
+        zoo.find("unfinished")

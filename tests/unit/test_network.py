@@ -22,6 +22,7 @@ from torch import nn
 
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import InvalidInput
+from branchynet.models import Architecture
 from branchynet.network import BranchyNet, Normalisation, Stage
 
 every_model = pytest.mark.parametrize("architecture", EVERY, ids=title)
@@ -62,7 +63,7 @@ def test_resume_takes_the_exit_that_plain_scores_ask_for(architecture):
         logits = exit_logits(network, images)
         distances = [np.abs(confidence(rule.criterion, logits[i]) - t).min() for i, t in enumerate(rule.thresholds)]
         assume(min(distances) > 1e-5)
-        progress = network.resume(torch.from_numpy(images), 0, network.total_stages, rule)
+        progress = network.resume(images, 0, network.total_stages, rule)
         expected = first_sure_exit(logits, rule)
         np.testing.assert_array_equal(progress.exits, expected)
         np.testing.assert_allclose(progress.logits, logits[expected, np.arange(len(images))], rtol=1e-4, atol=1e-4)
@@ -76,7 +77,7 @@ def test_resume_mixes_exits_as_plain_scores_ask_for(architecture):
     network = random_network(architecture)
     images = pictures(architecture, network.exits, seed=11)
     rule = mixing_rule(network, images)
-    progress = network.resume(torch.from_numpy(images), 0, network.total_stages, rule)
+    progress = network.resume(images, 0, network.total_stages, rule)
     np.testing.assert_array_equal(progress.exits, first_sure_exit(exit_logits(network, images), rule))
     assert set(progress.exits) == set(range(network.exits))
 
@@ -93,7 +94,7 @@ def rows_seen(network, images, rule):
 
             handles.append(module.register_forward_hook(count))
     try:
-        progress = network.resume(torch.from_numpy(images), 0, network.total_stages, rule)
+        progress = network.resume(images, 0, network.total_stages, rule)
     finally:
         for handle in handles:
             handle.remove()
@@ -138,12 +139,12 @@ def test_trunk_gives_the_final_logits_without_running_a_branch(architecture):
 def test_an_edge_part_says_who_stays_and_hands_on_their_maps_only():
     network, images = random_network(), pictures(LENET, 10)
     rule = mixing_rule(network, images)
-    progress = network.part(0, 1).resume(torch.from_numpy(images), 0, 1, rule)
+    progress = network.part(0, 1).resume(images, 0, 1, rule)
     stays = first_sure_exit(exit_logits(network, images), rule) == 1
     np.testing.assert_array_equal(progress.remaining, np.flatnonzero(stays))
     with torch.inference_mode():
         maps = network.stage(0).trunk(network.normalisation(torch.from_numpy(images)))
-    np.testing.assert_array_equal(progress.features.numpy(), maps.numpy()[stays])
+    np.testing.assert_array_equal(progress.features, maps.numpy()[stays])
     assert set(progress.exits) == {0}, "exit 0 scored everybody, the stayers too"
     np.testing.assert_array_equal(progress.logits, exit_logits(network, images)[0])
 
@@ -180,16 +181,16 @@ def test_a_single_stage_that_is_not_held_is_refused():
 def test_a_rule_for_another_number_of_exits_is_refused_by_both_halves():
     rule = ExitRule(Criterion.ENTROPY, (0.1, 0.2))
     with pytest.raises(InvalidInput, match="2 thresholds"):
-        random_network().part(0, 1).resume(torch.from_numpy(pictures(LENET, 1)), 0, 1, rule)
+        random_network().part(0, 1).resume(pictures(LENET, 1), 0, 1, rule)
     with pytest.raises(InvalidInput, match="2 thresholds"):
         random_network().part(1, 2).resume(torch.zeros(1, 5, 15, 15), 1, 2, rule)
 
 
 def test_parts_keep_the_numbers_of_the_whole():
-    cloud = random_network(EVERY[2]).part(1, 3)
+    cloud = random_network(Architecture("b-alexnet")).part(1, 3)
     assert (cloud.first, cloud.last, cloud.total_stages, cloud.exits) == (1, 3, 3, 3)
     assert {name.split(".")[1] for name in cloud.state_dict()} == {"1", "2"}
-    assert cloud.part(2, 3).stage(2) is random_network(EVERY[2]).stage(2)
+    assert cloud.part(2, 3).stage(2) is random_network(Architecture("b-alexnet")).stage(2)
 
 
 def plain_stage(head):
@@ -225,7 +226,7 @@ def test_a_stage_without_exit_passes_everybody_on():
     passed = network.resume(x, 1, 2, rule)
     assert set(passed.exits) == {-1}
     np.testing.assert_array_equal(passed.remaining, range(5))
-    np.testing.assert_array_equal(passed.features.numpy(), network.stage(1).trunk(x).detach().numpy())
+    np.testing.assert_array_equal(passed.features, network.stage(1).trunk(x).detach().numpy())
     ended = network.resume(x, 1, 3, rule)
     assert set(ended.exits) == {1}
     np.testing.assert_array_equal(ended.logits, network.stage(2)(network.stage(1).trunk(x))[1].detach().numpy())
@@ -246,5 +247,5 @@ def test_normalisation_has_its_own_numbers_for_each_channel():
 
 def test_images_are_normalised_once_on_the_way_through_both_halves():
     network, images = random_network(), pictures(LENET, 4)
-    progress = network.resume(torch.from_numpy(images), 0, 2, ExitRule.never(2))
+    progress = network.resume(images, 0, 2, ExitRule.never(2))
     np.testing.assert_array_equal(progress.logits, exit_logits(network, images)[-1])

@@ -48,6 +48,28 @@ RESNET_PAPER = [
     (17 * block(32, 16, 16), block(32, 16, 16) + 16_384 * 10),
     (block(16, 32, 16) + 17 * block(16, 32, 32) + block(8, 64, 32) + 17 * block(8, 64, 64), 64 * 10),
 ]
+LENET_MODERN = [(LENET_CODE[0][0], conv(8, 10, 5, 3) + conv(4, 16, 10, 3) + 256 * 10), LENET_CODE[1]]
+ALEXNET_MODERN = [
+    (ALEXNET_PAPER[0][0], conv(8, 64, 32, 3) + conv(4, 128, 64, 3) + conv(4, 128, 128, 3) + 128 * 10),
+    (ALEXNET_PAPER[1][0], conv(4, 96, 64, 3) + conv(4, 96, 96, 3) + 96 * 10),
+    ALEXNET_PAPER[2],
+]
+RESNET_MODERN = [
+    (RESNET_PAPER[0][0], conv(16, 64, 16, 3) + conv(8, 128, 64, 3) + conv(8, 128, 128, 3) + 128 * 10),
+    (17 * block(32, 16, 16) + block(16, 32, 16), conv(8, 128, 32, 3) + conv(8, 128, 128, 3) + 128 * 10),
+    (17 * block(16, 32, 32) + block(8, 64, 32) + 17 * block(8, 64, 64), 64 * 10),
+]
+RESNET_20 = [
+    (
+        conv(32, 16, 3, 3)
+        + 3 * block(32, 16, 16)
+        + block(16, 32, 16)
+        + 2 * block(16, 32, 32)
+        + block(8, 64, 32)
+        + 2 * block(8, 64, 64),
+        64 * 10,
+    )
+]
 BY_HAND = {
     ("b-lenet", "code"): LENET_CODE,
     ("b-lenet", "paper"): LENET_CODE,
@@ -55,6 +77,10 @@ BY_HAND = {
     ("b-alexnet", "paper"): ALEXNET_PAPER,
     ("b-resnet-110", "code"): RESNET_CODE,
     ("b-resnet-110", "paper"): RESNET_PAPER,
+    ("b-lenet", "modern"): LENET_MODERN,
+    ("b-alexnet", "modern"): ALEXNET_MODERN,
+    ("b-resnet-110", "modern"): RESNET_MODERN,
+    ("resnet-20", "plain"): RESNET_20,
 }
 
 

@@ -54,11 +54,24 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones():
         named_recipe("lenet")
 
 
-@pytest.mark.parametrize("field", ["trunk_epochs", "joint_epochs", "batch_size", "calibration_images"])
-@pytest.mark.parametrize("value", [0, -1])
-def test_counts_below_one_are_refused(field, value):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("trunk_epochs", -1),
+        *((field, value) for field in ("joint_epochs", "batch_size", "calibration_images") for value in (0, -1)),
+        ("trunk_side", -1),
+        ("averaging", -0.1),
+        ("averaging", 1.0),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(field, value):
     with pytest.raises(InvalidInput, match=f"{field} is {value}"):
         dataclasses.replace(SMALL, **{field: value})
+
+
+def test_a_trunk_that_is_not_trained_cannot_be_the_baseline():
+    with pytest.raises(InvalidInput, match="trunk_epochs is 0"):
+        dataclasses.replace(SMALL, trunk_epochs=0, baseline="trunk")
 
 
 @pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf")])
@@ -73,11 +86,20 @@ def test_an_exit_weight_that_no_loss_can_have_is_refused(weight):
         dataclasses.replace(SMALL, exit_weights=(weight, 1.0))
 
 
-@pytest.mark.parametrize("field", ["optimiser", "schedule", "augmentation", "precision"])
+KNOWN = {
+    "optimiser": "adam, adamw, sgd",
+    "schedule": "constant",
+    "trunk_schedule": "constant",
+    "augmentation": "affine",
+    "precision": "bf16",
+    "baseline": "trained-on, trunk",
+}
+
+
+@pytest.mark.parametrize("field", KNOWN)
 @pytest.mark.parametrize("word", ["", "AdamW", "linear", None])
 def test_a_word_that_no_part_of_training_knows_is_refused_with_those_it_knows(field, word):
-    known = {"optimiser": "adam, adamw, sgd", "schedule": "constant", "augmentation": "affine", "precision": "bf16"}
-    with pytest.raises(InvalidInput, match=f"{field} is {word!r}; it must be one of .*{known[field]}"):
+    with pytest.raises(InvalidInput, match=f"{field} is {word!r}; it must be one of .*{KNOWN[field]}"):
         dataclasses.replace(SMALL, **{field: word})
 
 
@@ -102,3 +124,12 @@ def test_one_cycle_rises_for_a_fifth_and_falls_to_nothing():
 @many
 def test_one_cycle_never_leaves_zero_to_its_peak(progress):
     assert 0 <= ONE_CYCLE.learning_rate_at(progress) <= 0.1 + 1e-12
+
+
+def test_warm_up_and_decay_meet_at_the_full_rate():
+    parts = dataclasses.replace(SMALL, learning_rate=0.1, trunk_schedule="warm-up", schedule="decay")
+    rise = [parts.learning_rate_at(progress, "trunk") for progress in (0, 0.025, 0.05, 0.5, 1)]
+    assert rise == pytest.approx([0.004, 0.052, 0.1, 0.1, 0.1])
+    for phase in ("joint", "baseline"):
+        fall = [parts.learning_rate_at(progress, phase) for progress in (0, 0.25, 1)]
+        assert fall == pytest.approx([0.1, 0.075, 0])

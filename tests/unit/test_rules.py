@@ -99,6 +99,19 @@ def test_a_temperature_divides_the_logits_of_its_exit(criterion):
     assert rule.probabilities(exits, logits).dtype == np.float32
 
 
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 7.0])
+def test_one_tempered_sample_is_decided_exactly_as_in_a_batch(criterion, temperature):
+    random = seeded(4)
+    for scale in (1e-3, 1.0, 30.0, 1e4, 1e37):
+        for row in (scale * random.normal(size=(10, 1, 6))).astype(np.float32):
+            rule = ExitRule(criterion, (0.0,), (temperature, 1.0))
+            score = rule.score(0, row)[0]
+            for threshold in (score, np.nextafter(score, 9), np.nextafter(score, -9), score + 1e-6, 0.3):
+                asked = rule.with_thresholds((float(threshold),))
+                assert asked.leaves(0, row) == asked.leaves(0, np.repeat(row, 2, axis=0))[0]
+
+
 def test_temperatures_of_one_change_nothing_but_are_kept():
     logits = seeded(2).normal(0, 3, (9, 5)).astype(np.float32)
     plain, tempered = ExitRule.never(3), ExitRule(Criterion.ENTROPY, (0.0, 0.0), (1, 1, 1))

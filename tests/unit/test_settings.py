@@ -19,6 +19,7 @@ OTHER = {
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": (1234, "1234"),
     "max_batch": (7, "7"),
+    "engine": ("onnx", "onnx"),
     "threads": (3, "3"),
     "grace_s": (2.5, "2.5"),
     "log_level": ("debug", "debug"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from dataset_files import FASHION, OWN, cifar_archive, is_set, isolate, write
 
+from branchynet.cache import cache_folder
 from branchynet.errors import InvalidInput, Unavailable
 from branchynet.training import sources
 from branchynet.training.datasets import DATASETS, load
@@ -32,9 +33,9 @@ class TestPlaces:
     def test_the_cache_is_at_home_unless_the_variable_is_absolute(self, monkeypatch, value):
         monkeypatch.setenv("HOME", "/home/someone")
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert sources.cache_folder() == Path("/home/someone/.cache/branchynet")
+        assert cache_folder() == Path("/home/someone/.cache/branchynet")
         monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
-        assert sources.cache_folder() == Path("/var/cache/branchynet")
+        assert cache_folder() == Path("/var/cache/branchynet")
 
     def test_the_system_comes_before_the_cache_and_the_cache_before_mirrors(self, tmp_path, cache, monkeypatch):
         write(cache / "fashion-mnist", OWN)

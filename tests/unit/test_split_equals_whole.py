@@ -36,7 +36,7 @@ every_model = pytest.mark.parametrize("architecture", EVERY, ids=title)
 
 def as_received(features):
     """*features* after a trip over the wire."""
-    return torch.from_numpy(array_from_tensor(tensor_from_array(features.numpy()), "features").copy())
+    return array_from_tensor(tensor_from_array(features), "features").copy()
 
 
 def received_history(history):
@@ -45,7 +45,7 @@ def received_history(history):
 
 def joined(edge, cloud, cut, images, rule):
     """Exits and logits of *images* when *edge* runs the stages before *cut* and *cloud* the others."""
-    progress = edge.resume(torch.from_numpy(images), 0, cut, rule)
+    progress = edge.resume(images, 0, cut, rule)
     exits, logits = progress.exits.copy(), progress.logits.copy()
     if len(progress.remaining):
         features, history = as_received(progress.features), received_history(progress.history)
@@ -58,7 +58,7 @@ def joined(edge, cloud, cut, images, rule):
 def check_every_cut(architecture, loaded, images, rule):
     network = random_network(architecture)
     stages = network.total_stages
-    whole = network.resume(torch.from_numpy(images), 0, stages, rule)
+    whole = network.resume(images, 0, stages, rule)
 
     def halves(cut):
         return loaded(architecture, 0, cut)[1], loaded(architecture, cut, stages)[1]
@@ -118,8 +118,8 @@ def test_three_parts_in_a_row_equal_the_whole(architecture, loaded):
     network = random_network(architecture)
     images = pictures(architecture, network.exits, seed=5)
     rule = mixing_rule(network, images)
-    whole = network.resume(torch.from_numpy(images), 0, network.total_stages, rule)
-    positions, features = np.arange(len(images)), torch.from_numpy(images)
+    whole = network.resume(images, 0, network.total_stages, rule)
+    positions, features = np.arange(len(images)), images
     for index in range(network.total_stages):
         progress = loaded(architecture, index, index + 1)[1].resume(features, index, index + 1, rule)
         left = np.setdiff1d(np.arange(len(positions)), progress.remaining)
@@ -131,13 +131,13 @@ def test_three_parts_in_a_row_equal_the_whole(architecture, loaded):
 
 def decided_one_by_one(network, images, rule):
     with torch.inference_mode():
-        singles = [network.resume(torch.from_numpy(image[None]), 0, network.total_stages, rule) for image in images]
+        singles = [network.resume(image[None], 0, network.total_stages, rule) for image in images]
     return np.array([int(single.exits[0]) for single in singles]), np.concatenate([s.logits for s in singles])
 
 
 def check_batch_equals_singles(architecture, images, rule):
     network = random_network(architecture)
-    batch = network.resume(torch.from_numpy(images), 0, network.total_stages, rule)
+    batch = network.resume(images, 0, network.total_stages, rule)
     exits, logits = decided_one_by_one(network, images, rule)
     np.testing.assert_array_equal(batch.exits, exits)
     np.testing.assert_array_equal(batch.logits.argmax(1), logits.argmax(1))
@@ -179,7 +179,7 @@ def test_the_order_of_a_batch_does_not_change_its_answers(seed, order):
     images, network = pictures(LENET, 6, seed), random_network()
     rule = mixing_rule(network, images)
     assume(far_from_every_score(rule, exit_logits(network, images)))
-    straight = network.resume(torch.from_numpy(images), 0, 2, rule)
-    shuffled = network.resume(torch.from_numpy(images[order]), 0, 2, rule)
+    straight = network.resume(images, 0, 2, rule)
+    shuffled = network.resume(images[order], 0, 2, rule)
     np.testing.assert_array_equal(shuffled.exits, straight.exits[order])
     np.testing.assert_array_equal(shuffled.logits.argmax(1), straight.logits.argmax(1)[order])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -82,12 +83,89 @@ def test_a_checkpoint_of_another_recipe_is_refused_with_the_difference(straight,
         train(dataclasses.replace(TINY, **change), TRAINING, HELD_OUT, straight[1])
 
 
+@pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("damage", [lambda blob: blob[: len(blob) // 2], lambda _: b"", lambda _: b"not a checkpoint"])
-def test_a_damaged_checkpoint_is_named(straight, tmp_path, damage):
-    blob = (straight[1] / "checkpoint.pt").read_bytes()
-    (tmp_path / "checkpoint.pt").write_bytes(damage(blob))
-    with pytest.raises(DamagedData, match=r"checkpoint\.pt"):
+def test_a_damaged_checkpoint_is_named(straight, tmp_path, damage, phase):
+    shutil.copytree(straight[1], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / f"{phase}.pt"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DamagedData, match=rf"{phase}\.pt"):
         train(TINY, TRAINING, HELD_OUT, tmp_path)
+
+
+# --- phases on their own -----------------------------------------------------------------------------------
+
+
+def test_phases_run_one_by_one_and_in_any_order_give_the_same_weights(straight, tmp_path):
+    for phases in (("trunk",), ("baseline",), ("trunk",)):
+        assert train(TINY, TRAINING, HELD_OUT, tmp_path, phases=phases) is None
+    trained = train(TINY, TRAINING, HELD_OUT, tmp_path, phases=("joint",))
+    assert equal(weights(trained), weights(straight[0]))
+
+
+def test_without_its_trunk_a_joint_phase_does_not_begin(tmp_path):
+    assert train(TINY, TRAINING, HELD_OUT, tmp_path, phases=("joint",)) is None
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_another_joint_phase_goes_on_from_the_same_trunk(straight, tmp_path):
+    shutil.copy(straight[1] / "trunk.pt", tmp_path)
+    longer = dataclasses.replace(TINY, joint_epochs=3, exit_weights=(2.0, 1.0), distillation=0.3)
+    assert train(longer, TRAINING, HELD_OUT, tmp_path) is not None
+    assert {(r["phase"], r["epochs"]) for r in read_log(tmp_path)} == {("joint", 3), ("baseline", 3)}
+
+
+def test_the_trunk_of_another_run_serves_other_branches(straight, tmp_path):
+    # The variants name the same trunk layers but cut them at different places.
+    other = dataclasses.replace(
+        TINY, architecture=Architecture("b-lenet", "code", 4), optimiser="sgd", learning_rate=1e-9
+    )
+    trained = train(other, TRAINING, HELD_OUT, tmp_path, trunk_from=straight[1])
+    trunk = torch.load(straight[1] / "trunk.pt")["network"]
+    shapes = [tuple(tensor.shape) for tensor in trained.baseline.values()]
+    assert shapes == [tuple(tensor.shape) for tensor in trunk.values()]
+    for ours, theirs in zip(trained.baseline.values(), trunk.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert {r["phase"] for r in read_log(tmp_path)} == {"joint", "baseline"}
+
+
+def test_a_trunk_that_is_missing_unfinished_or_different_is_refused(straight, tmp_path):
+    with pytest.raises(InvalidInput, match=r"holds no trunk\.pt"):
+        train(TINY, TRAINING, HELD_OUT, tmp_path, trunk_from=tmp_path)
+    with pytest.raises(Stopped):
+        train(TINY, TRAINING, HELD_OUT, tmp_path / "half", stop_at(5))
+    with pytest.raises(InvalidInput, match="1 of 2 epochs"):
+        train(TINY, TRAINING, HELD_OUT, tmp_path, trunk_from=tmp_path / "half")
+    alexnet = dataclasses.replace(TINY, architecture=Architecture("b-alexnet", "paper", 2), exit_weights=(1.0,) * 3)
+    with pytest.raises(InvalidInput, match="other layers"):
+        train(alexnet, coloured(8), coloured(2), tmp_path, trunk_from=straight[1])
+
+
+def test_a_recipe_without_a_trunk_phase_trains_all_exits_from_fresh_weights(tmp_path):
+    recipe = dataclasses.replace(TINY, trunk_epochs=0)
+    trained = train(recipe, TRAINING, HELD_OUT, tmp_path)
+    assert {r["phase"] for r in read_log(tmp_path)} == {"joint", "baseline"}
+    assert not equal(weights(trained), {})
+
+
+def test_the_papers_baseline_is_its_trunk(straight, tmp_path):
+    shutil.copy(straight[1] / "trunk.pt", tmp_path)
+    trained = train(dataclasses.replace(TINY, baseline="trunk"), TRAINING, HELD_OUT, tmp_path)
+    assert equal(trained.baseline, torch.load(tmp_path / "trunk.pt")["network"])
+    assert not (tmp_path / "baseline.pt").exists()
+
+
+def test_averaged_weights_survive_a_stop_and_differ_from_the_last_ones(tmp_path):
+    recipe = dataclasses.replace(TINY, averaging=0.8)
+    whole = train(recipe, TRAINING, HELD_OUT, tmp_path / "whole")
+    for call in (*PHASE_STARTS, 13):
+        folder = tmp_path / str(call)
+        with pytest.raises(Stopped):
+            train(recipe, TRAINING, HELD_OUT, folder, stop_at(call))
+        assert equal(weights(train(recipe, TRAINING, HELD_OUT, folder)), weights(whole))
+    saved = torch.load(tmp_path / "whole" / "joint.pt")
+    assert equal(saved["average"], whole.network.state_dict())
+    assert not equal(saved["average"], saved["network"])
 
 
 def read_log(folder):

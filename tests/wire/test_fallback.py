@@ -302,4 +302,4 @@ async def test_bytes_sent_in_vain_are_told(sample: Dataset) -> None:
     in_vain = [answer for answer in predictions if answer.place is Place.FALLBACK]
     local = in_process(sample.images[:BATCH], stages=1)
     assert len(in_vain) == len(local.remaining)
-    assert sum(answer.uplink_bytes for answer in in_vain) >= local.features.numpy().nbytes
+    assert sum(answer.uplink_bytes for answer in in_vain) >= local.features.nbytes

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import tritonclient.grpc as triton
 from running_nodes import SHIPPED, Split, in_process, serving_cloud, serving_edge
 from triton_calls import (
@@ -233,20 +232,20 @@ async def test_features_of_a_real_edge_half_give_the_answers_of_the_whole_networ
     folder: Path = zoo.find(name)
     images = pictures(name, sample)
     manifest, whole = artifact.load(folder)
-    first = whole.resume(torch.from_numpy(images.copy()), 0, 1, ExitRule.never(whole.exits))
+    first = whole.resume(images.copy(), 0, 1, ExitRule.never(whole.exits))
     rule = ExitRule(Criterion.ENTROPY, (float(np.median(entropy(first.logits))),) * (whole.exits - 1))
-    expected = whole.resume(torch.from_numpy(images.copy()), 0, whole.last, rule)
+    expected = whole.resume(images.copy(), 0, whole.last, rule)
     parameters = {"threshold": ",".join(map(str, rule.thresholds)), "criterion": "entropy"}
     async with serving_cloud(folder) as cloud, aio_client(cloud.target) as client:
         cuts = range(1, len(cut_shapes(manifest.architecture)))
         for cut in cuts:
             _, half = artifact.load(folder, 0, cut)
-            progress = half.resume(torch.from_numpy(images.copy()), 0, cut, rule)
+            progress = half.resume(images.copy(), 0, cut, rule)
             left = progress.remaining
             assert 0 < len(left) < len(images)
             result = await infer(
                 client,
-                progress.features.numpy(),
+                progress.features,
                 "features",
                 model_name=name,
                 parameters={**parameters, "cut": cut},

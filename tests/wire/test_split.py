@@ -14,9 +14,9 @@ from running_nodes import CLEAR, SHIPPED, Split, in_process, save_artifact, serv
 
 from branchynet import artifact
 from branchynet.decisions.exits import Criterion, ExitRule, entropy, softmax
+from branchynet.engine import Progress
 from branchynet.errors import InvalidInput
 from branchynet.models import zoo
-from branchynet.network import Progress
 from branchynet.prediction import Place, Policy, Prediction
 from branchynet.rpc import messages
 from branchynet.rpc.channel import open_channel
@@ -120,7 +120,7 @@ async def test_uplink_bytes_add_up_to_the_message_that_was_sent(split: Split, sa
     message = pb.ResumeRequest(
         content_hash=manifest.content_hash,
         cut=1,
-        tensor=messages.tensor_from_array(edge_half.features.numpy()),
+        tensor=messages.tensor_from_array(edge_half.features),
         rule=messages.rule_to_message(manifest.rule),
     )
     told = sum(answer.uplink_bytes for answer in predictions)

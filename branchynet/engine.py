@@ -1,0 +1,139 @@
+"""How stages run: the loop over them, written once, for every engine that can run one.
+
+    images ─► run(0) ─► rule: who leaves? ─► run(1) ─► rule ─► … ─► answers, and the features of who is left
+
+A `Runner` holds stages of a network on one engine: `BranchyNet` runs them in torch (`eager`, the reference),
+`branchynet.onnx_engine.OnnxRunner` in ONNX Runtime (`onnx`). NumPy is the border, so that only the eager engine needs
+torch. Edge half, cloud half and whole network are all served by `resume`; that they agree bit for bit follows from
+it: the same stages see the same batch in the same order on either side of the cut.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from branchynet.decisions.exits import ExitRule, History
+from branchynet.errors import InvalidInput
+
+__all__ = ["Engine", "Progress", "Runner"]
+
+Array = NDArray[Any]
+
+
+class Engine(StrEnum):
+    """What runs the layers: torch layer by layer, or ONNX Runtime with each stage as one optimised graph."""
+
+    EAGER = "eager"
+    ONNX = "onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a batch of B samples came.
+
+    *exits*: int64 [B], the exit that scored each sample last, -1 where none did yet.
+    *logits*: float32 [B, C], that exit's logits; zero where none.
+    *remaining*: int64 [R], ascending positions in the batch of the samples that have not left.
+    *features*: [R, …], the feature map of the remaining samples, to resume from.
+    *history*: int32 [R, 2], what a rule with a memory knows of the remaining samples; None for other rules.
+    """
+
+    exits: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    remaining: NDArray[np.int64]
+    features: Array
+    history: History | None = None
+
+
+class Runner(ABC):
+    """Stages [*first*, *last*) of a network with *total_stages* stages and *exits* exits, ready to run.
+
+    A part keeps the whole network's numbering: its stages, exits and cuts mean the same on both sides.
+    *exit_of_stage* maps each stage of the whole network to its exit's number, None where it has no exit.
+    *input_shape*: channels, height, width of one image.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, int, int],
+        classes: int,
+        exit_of_stage: Sequence[int | None],
+        first: int,
+        last: int,
+    ) -> None:
+        self.input_shape = input_shape
+        self.classes = classes
+        self.exit_of_stage = tuple(exit_of_stage)
+        self.first = first
+        self.last = last
+        self.total_stages = len(self.exit_of_stage)
+        self.exits = sum(number is not None for number in self.exit_of_stage)
+
+    @abstractmethod
+    def run(self, index: int, x: Array) -> tuple[Array, NDArray[np.float32] | None]:
+        """What stage *index* hands on, float32 [B, …], and its exit's logits, float32 [B, C], if it has an exit.
+
+        *x*: uint8 images [B, C, H, W] for stage 0, otherwise what the stage before handed on. What the final stage
+        hands on means nothing.
+        """
+
+    @abstractmethod
+    def without_branches(self) -> Runner:
+        """The same stages without the exits that the plain network has not: only the final one is left."""
+
+    def check_range(self, first: int, last: int) -> None:
+        """Raise `InvalidInput` unless stages [*first*, *last*) are held here."""
+        if not self.first <= first <= last <= self.last:
+            raise InvalidInput(
+                f"stages [{first}, {last}) are not held here; this half holds [{self.first}, {self.last})"
+            )
+
+    def exits_before(self, cut: int) -> int:
+        """Number of exits that a sample has passed when it reaches *cut*."""
+        return sum(number is not None for number in self.exit_of_stage[:cut])
+
+    def resume(self, x: Array, first: int, last: int, rule: ExitRule, history: History | None = None) -> Progress:
+        """Run stages [*first*, *last*); after each exit the samples that *rule* is sure about leave the batch.
+
+        *x*: uint8 images [B, C, H, W] if *first* is 0, otherwise the float32 feature map [B, …] at cut *first*.
+        *history*: what the `Progress` up to *first* holds, if *rule* has a memory and an exit was passed.
+        Later stages run on the samples that stay, and on nothing else. The final exit answers whoever is left.
+        Raises `InvalidInput` if a stage is not held here, or *rule* or *history* does not fit the network.
+        """
+        self.check_range(first, last)
+        rule.check_exits(self.exits, self.classes)
+        batch = len(x)
+        rule.check_history(history, batch, self.classes, self.exits_before(first))
+        exits = np.full(batch, -1, dtype=np.int64)
+        logits = np.zeros((batch, self.classes), dtype=np.float32)
+        remaining = np.arange(batch, dtype=np.int64)
+        for index in range(first, last):
+            if not len(remaining):
+                break
+            x, scores = self.run(index, x)
+            number = self.exit_of_stage[index]
+            if scores is None or number is None:
+                continue
+            # A slice is quicker than positions, and most batches are one image.
+            places = slice(None) if len(scores) == batch else remaining
+            exits[places] = number
+            logits[places] = scores
+            history = rule.remember(scores, history)
+            leaves = rule.leaves(number, scores, history)
+            leaving = np.count_nonzero(leaves)
+            if leaving == len(leaves):
+                remaining, x = remaining[:0], x[:0]
+            elif leaving:
+                stays = ~leaves
+                remaining, x = remaining[stays], x[stays]
+            if history is not None:
+                history = history[~leaves]
+        return Progress(exits, logits, remaining, x, history)

@@ -1,0 +1,97 @@
+"""Where a training stopped: one file a phase, and the log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from branchynet.errors import DamagedData, InvalidInput
+from branchynet.training.recipes import JOINT_ONLY, Recipe
+
+__all__ = ["LOG", "Checkpoint", "State", "append_log", "read", "read_any", "write"]
+
+LOG = "log.jsonl"
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class Checkpoint:
+    """A phase after *epoch* whole epochs: the *network*'s weights, the *optimiser*'s state, the weights' *average*.
+
+    *average* is empty in a phase that keeps none.
+    """
+
+    epoch: int
+    network: State
+    optimiser: dict[str, Any] = field(default_factory=dict)
+    average: State = field(default_factory=dict)
+
+    @property
+    def result(self) -> State:
+        """The weights that the phase would end with now."""
+        return self.average or self.network
+
+
+def write(folder: Path, phase: str, recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Replace the phase's file in one step."""
+    temporary = folder / f".{phase}.tmp"
+    torch.save({"recipe": json.dumps(_described(recipe, phase)), **vars(checkpoint)}, temporary)
+    temporary.replace(folder / f"{phase}.pt")
+
+
+def read(folder: Path, phase: str, recipe: Recipe) -> Checkpoint | None:
+    """The phase's checkpoint, None if there is none.
+
+    Raises `InvalidInput` if it belongs to another recipe, `DamagedData` if it is no checkpoint.
+    """
+    path = folder / f"{phase}.pt"
+    if not path.exists():
+        return None
+    theirs, checkpoint = _load(path)
+    ours = json.loads(json.dumps(_described(recipe, phase)))
+    if theirs != ours:
+        changed = [
+            f"{key}: {theirs.get(key)!r} there, {ours[key]!r} asked" for key in ours if theirs.get(key) != ours[key]
+        ]
+        raise InvalidInput(f"{path} belongs to another recipe ({'; '.join(changed)}); choose another --run folder")
+    return checkpoint
+
+
+def read_any(folder: Path, phase: str) -> tuple[Checkpoint, int]:
+    """The phase's checkpoint of whatever recipe, and the number of epochs that recipe gives the phase.
+
+    Raises `InvalidInput` if there is none, `DamagedData` if it is no checkpoint.
+    """
+    path = folder / f"{phase}.pt"
+    if not path.exists():
+        raise InvalidInput(f"{folder} holds no {path.name}")
+    recipe, checkpoint = _load(path)
+    return checkpoint, int(recipe["trunk_epochs" if phase == "trunk" else "joint_epochs"])
+
+
+def append_log(folder: Path, record: Mapping[str, Any]) -> None:
+    """Add *record* to the log, one JSON object a line."""
+    with (folder / LOG).open("a", encoding="utf-8") as log:
+        log.write(json.dumps(record) + "\n")
+
+
+def _load(path: Path) -> tuple[dict[str, Any], Checkpoint]:
+    try:
+        saved = torch.load(path, weights_only=True)
+        return json.loads(saved.pop("recipe")), Checkpoint(**saved)
+    except (RuntimeError, EOFError, UnpicklingError, LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedData(f"{path} is no checkpoint of ours ({error!r}); delete it to start again") from None
+
+
+def _described(recipe: Recipe, phase: str) -> dict[str, Any]:
+    """What decides the phase's outcome."""
+    left_out = JOINT_ONLY if phase == "trunk" else ()
+    return {key: value for key, value in recipe.to_json().items() if key not in left_out}

@@ -1,0 +1,59 @@
+"""`branchynet models`: the artifacts there are, with what was measured of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from cli.evaluation_tables import interval, percents
+from cli.output import JsonOption, console, write_json
+
+__all__ = ["models"]
+
+
+def models(json_file: JsonOption = None) -> None:
+    """List the shipped artifacts and those that runs in runs/ have made, with the results in their manifests.
+
+    Accuracy is that of the artifact's own rule on its test images, with a 95 % interval. Gains are against the plain
+    trunk with the same training, everything counted: in MACs, and in ms at batch 1 where `branchynet evaluate
+    --record` has measured them.
+    """
+    from branchynet.models import zoo
+    from branchynet.training.records import summary
+
+    names = [*zoo.shipped(), *(name for name in zoo.trained() if name not in zoo.shipped())]
+    rows = [summary(zoo.find(name)) for name in names]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # eleven columns need the room that lines would take
+    for column in ("name", "network", "data", "acc. %", "95 %", "trunk %", "exits %", "MACs", "ms", "T", "kB"):
+        left = column in ("name", "network", "data")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+    console.print(
+        "acc.: of the artifact's own rule on its test images; MACs, ms: gain over the plain trunk, everything counted; "
+        "T: thresholds; kB: weights that are served"
+    )
+    write_json(json_file, {"models": rows})
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    def gain(key: str) -> str:
+        return "–" if row[key] is None else f"{row[key]:.2f}x"
+
+    tested = row["accuracy"] is not None
+    return [
+        row["name"],
+        row["network"] + (f" ({row['variant']})" if row["variant"] != "paper" else ""),
+        row["dataset"],
+        f"{100 * row['accuracy']:.2f}" if tested else "–",
+        interval(row["interval"]).replace(" ", "") if tested else "–",
+        f"{100 * row['trunk_accuracy']:.2f}" if tested else "–",
+        percents(row["exit_shares"], 0).replace(" ", "") if tested else "–",
+        gain("gain_macs"),
+        gain("gain_ms"),
+        ", ".join(f"{threshold:.3g}" for threshold in row["thresholds"]),
+        f"{row['weight_bytes'] / 1e3:,.0f}",
+    ]

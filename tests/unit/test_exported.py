@@ -1,0 +1,168 @@
+"""Networks whose stages are ONNX graphs: the manifest tells what code would have, and nodes serve them like others."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from exported_examples import IMAGES, SMALL, small_network
+from node_examples import LIMITS, WorkingUplink
+from test_evaluation import labelled
+
+from branchynet import artifact
+from branchynet.decisions.exits import ExitRule
+from branchynet.engine import Engine
+from branchynet.errors import DamagedData, InvalidInput, UnknownModel
+from branchynet.exported import ExportedArchitecture
+from branchynet.rpc.open_inference.values import Inference
+from branchynet.training.evaluation import measure_outcomes
+from cloud_node.node import CloudNode
+from cloud_node.open_inference import CloudModel
+from cloud_node.serving import open_cloud
+from cloud_node.settings import CloudSettings
+from edge_node.node import EdgeNode
+from edge_node.serving import open_edge
+from edge_node.settings import EdgeSettings
+
+
+@pytest.fixture
+def folder(exported_folder, tmp_path):
+    shutil.copytree(exported_folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def edited(folder, change):
+    raw = json.loads((folder / "manifest.json").read_text())
+    change(raw)
+    (folder / "manifest.json").write_text(json.dumps(raw))
+
+
+def test_the_manifest_tells_what_code_would_have(exported_folder):
+    manifest = artifact.read_manifest(exported_folder)
+    assert manifest.architecture == SMALL == ExportedArchitecture.of("small residual", small_network())
+    assert (manifest.cost, manifest.stages, manifest.own_engine) == (SMALL.cost, 4, Engine.ONNX)
+    assert manifest.cut_shapes == [(3, 8, 8), (8, 8, 8), (16, 4, 4), (12,)]
+    assert sorted(manifest.files) == ["baseline.onnx", *(f"stage-{index}.onnx" for index in range(4))]
+
+
+def test_the_plain_trunk_comes_along_as_one_graph(exported_folder):
+    trunk = artifact.load_trunk(exported_folder, artifact.read_manifest(exported_folder))
+    expected = small_network().resume(IMAGES, 0, 4, ExitRule.never(3)).logits
+    np.testing.assert_allclose(trunk.run(0, IMAGES)[1], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_torch_cannot_run_it_and_says_so(exported_folder):
+    manifest = artifact.read_manifest(exported_folder)
+    for load in (artifact.load, lambda folder: artifact.load_baseline(folder, manifest)):
+        with pytest.raises(InvalidInput, match="exported as ONNX graphs: the engine onnx runs it"):
+            load(exported_folder)
+    for load in (artifact.load_runner, lambda folder, engine: artifact.load_trunk(folder, manifest, engine=engine)):
+        with pytest.raises(InvalidInput, match="was exported as ONNX graphs and runs on onnx only"):
+            load(exported_folder, engine=Engine.EAGER)
+
+
+def test_a_half_opens_its_own_files_only(folder):
+    for name in ("stage-2.onnx", "stage-3.onnx", "baseline.onnx"):
+        (folder / name).unlink()
+    _, edge = artifact.load_runner(folder, 0, 2)
+    assert len(edge.resume(IMAGES, 0, 2, ExitRule.never(3)).remaining) == len(IMAGES)
+    with pytest.raises(UnknownModel, match=r"does not hold stage-2\.onnx"):
+        artifact.load_runner(folder, 2)
+    with pytest.raises(InvalidInput, match=r"has the stages \[0, 4\)"):
+        artifact.load_runner(folder, 0, 5)
+
+
+def test_one_flipped_bit_is_damage(folder):
+    blob = bytearray((folder / "stage-1.onnx").read_bytes())
+    blob[len(blob) // 2] ^= 1
+    (folder / "stage-1.onnx").write_bytes(blob)
+    with pytest.raises(DamagedData, match=r"stage-1\.onnx has SHA-256"):
+        artifact.load_runner(folder, 1, 2)
+
+
+def test_the_content_hash_covers_graphs_and_description_but_not_the_trunk(exported_folder):
+    manifest = artifact.read_manifest(exported_folder)
+    other = dataclasses.replace(manifest, files={**manifest.files, "stage-3.onnx": "0" * 64})
+    renamed = dataclasses.replace(manifest, architecture=dataclasses.replace(SMALL, name="another"))
+    assert len({manifest.content_hash, other.content_hash, renamed.content_hash}) == 3
+    trunk = dataclasses.replace(manifest, files={**manifest.files, "baseline.onnx": "0" * 64})
+    assert trunk.content_hash == manifest.content_hash
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw["architecture"].update(classes=1),
+        lambda raw: raw["architecture"].update(classes=6),
+        lambda raw: raw["architecture"].update(input_shape=[3, 8]),
+        lambda raw: raw["architecture"].update(input_shape=[3, 8, 0]),
+        lambda raw: raw["architecture"].update(stages=[]),
+        lambda raw: raw["architecture"]["stages"].pop(),
+        lambda raw: raw["architecture"]["stages"][0].update(exit=1),
+        lambda raw: raw["architecture"]["stages"][3].update(exit=None),
+        lambda raw: raw["architecture"]["stages"][1].update(output_shape=[]),
+        lambda raw: raw["architecture"]["stages"][1].update(trunk_macs="many"),
+        lambda raw: raw["architecture"]["stages"][1].pop("head_params"),
+        lambda raw: raw["architecture"].update(name="other"),
+        lambda raw: raw.update(weights="fp16"),
+        lambda raw: raw["files"].update({"stage-0.safetensors": "0" * 64}),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_damage(folder, change):
+    edited(folder, change)
+    with pytest.raises(DamagedData, match=r"manifest\.json"):
+        artifact.read_manifest(folder)
+
+
+def test_outcomes_are_those_of_torch(exported_folder):
+    manifest, runner = artifact.load_runner(exported_folder)
+    tables = [measure_outcomes(network, manifest.cost, labelled(IMAGES)) for network in (small_network(), runner)]
+    np.testing.assert_allclose(tables[1].logits, tables[0].logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(tables[1].costs, SMALL.cost.macs_by_exit(heads=True))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+async def test_nodes_serve_it_at_every_cut(exported_folder, cut):
+    manifest, whole = artifact.load_runner(exported_folder)
+    cloud = CloudNode(*artifact.load_runner(exported_folder, cut), 64)
+    edge = EdgeNode(*artifact.load_runner(exported_folder, 0, cut), WorkingUplink(cloud), LIMITS, 64)
+    try:
+        answers = await edge.classify(IMAGES)
+    finally:
+        edge.close()
+        cloud.close()
+    expected = whole.resume(IMAGES, 0, 4, manifest.rule)
+    np.testing.assert_array_equal([answer.exit for answer in answers], expected.exits)
+    assert set(expected.exits) == {0, 1, 2}
+    np.testing.assert_array_equal([answer.label for answer in answers], expected.logits.argmax(1))
+
+
+async def test_nodes_open_it_by_their_settings_and_refuse_eager(exported_folder):
+    options = {"artifact": str(exported_folder), "port": 0}
+    with open_cloud(CloudSettings.model_construct(**options, engine=Engine.ONNX)) as (cloud, limit):
+        assert cloud.served.content_hash == artifact.read_manifest(exported_folder).content_hash
+        assert limit > 256 * 4 * 512
+    settings = EdgeSettings.model_construct(**options, engine=Engine.ONNX, cloud="", cut=2)
+    async with open_edge(settings) as (edge, _):
+        assert edge.served.stages == (0, 2)
+        assert len(await edge.classify(IMAGES)) == len(IMAGES)
+    with pytest.raises(InvalidInput, match="runs on onnx only"), open_cloud(CloudSettings.model_construct(**options)):
+        pass
+
+
+async def test_the_standard_protocol_takes_features_flat_where_cuts_differ_in_rank(exported_folder):
+    manifest, whole = artifact.load_runner(exported_folder)
+    node = CloudNode(*artifact.load_runner(exported_folder), 64)
+    model = CloudModel(node)
+    never = ExitRule.never(3)
+    try:
+        assert [(spec.name, spec.shape) for spec in model.inputs] == [("image", (-1, 3, 8, 8)), ("features", (-1, -1))]
+        for cut in (1, 2, 3):
+            features = whole.resume(IMAGES, 0, cut, never).features
+            flat = Inference("features", features.reshape(len(features), -1), {"cut": cut}, 1_000.0)
+            answers = await model.infer(flat)
+            expected = whole.resume(features, cut, 4, manifest.rule)
+            np.testing.assert_array_equal(answers.exits, expected.exits)
+    finally:
+        node.close()
