@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.exits import ExitRule, History
 from branchynet.errors import InvalidInput
 
 __all__ = ["Engine", "Progress", "Runner"]
@@ -42,12 +42,14 @@ class Progress:
     *logits*: float32 [B, C], that exit's logits; zero where none.
     *remaining*: int64 [R], ascending positions in the batch of the samples that have not left.
     *features*: [R, …], the feature map of the remaining samples, to resume from.
+    *history*: int32 [R, 2], what a rule with a memory knows of the remaining samples; None for other rules.
     """
 
     exits: NDArray[np.int64]
     logits: NDArray[np.float32]
     remaining: NDArray[np.int64]
     features: Array
+    history: History | None = None
 
 
 class Runner(ABC):
@@ -94,16 +96,22 @@ class Runner(ABC):
                 f"stages [{first}, {last}) are not held here; this half holds [{self.first}, {self.last})"
             )
 
-    def resume(self, x: Array, first: int, last: int, rule: ExitRule) -> Progress:
+    def exits_before(self, cut: int) -> int:
+        """Number of exits that a sample has passed when it reaches *cut*."""
+        return sum(number is not None for number in self.exit_of_stage[:cut])
+
+    def resume(self, x: Array, first: int, last: int, rule: ExitRule, history: History | None = None) -> Progress:
         """Run stages [*first*, *last*); after each exit the samples that *rule* is sure about leave the batch.
 
         *x*: uint8 images [B, C, H, W] if *first* is 0, otherwise the float32 feature map [B, …] at cut *first*.
+        *history*: what the `Progress` up to *first* holds, if *rule* has a memory and an exit was passed.
         Later stages run on the samples that stay, and on nothing else. The final exit answers whoever is left.
-        Raises `InvalidInput` if a stage is not held here or *rule* does not fit the network.
+        Raises `InvalidInput` if a stage is not held here, or *rule* or *history* does not fit the network.
         """
         self.check_range(first, last)
-        rule.check_exits(self.exits)
+        rule.check_exits(self.exits, self.classes)
         batch = len(x)
+        rule.check_history(history, batch, self.classes, self.exits_before(first))
         exits = np.full(batch, -1, dtype=np.int64)
         logits = np.zeros((batch, self.classes), dtype=np.float32)
         remaining = np.arange(batch, dtype=np.int64)
@@ -118,11 +126,14 @@ class Runner(ABC):
             places = slice(None) if len(scores) == batch else remaining
             exits[places] = number
             logits[places] = scores
-            leaves = rule.leaves(number, scores)
+            history = rule.remember(scores, history)
+            leaves = rule.leaves(number, scores, history)
             leaving = np.count_nonzero(leaves)
             if leaving == len(leaves):
                 remaining, x = remaining[:0], x[:0]
             elif leaving:
                 stays = ~leaves
                 remaining, x = remaining[stays], x[stays]
-        return Progress(exits, logits, remaining, x)
+            if history is not None:
+                history = history[~leaves]
+        return Progress(exits, logits, remaining, x, history)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.gates import Gate
 from branchynet.engine import Engine
 from branchynet.errors import BranchyNetError, DamagedData, InvalidInput, UnknownModel
 from branchynet.exported import ExportedArchitecture, ExportedFile
@@ -163,9 +164,16 @@ class _NormalisationFile(TypedDict):
     std: list[float]
 
 
+class _GateFile(TypedDict):
+    weights: list[float]
+    bias: float
+
+
 class _RuleFile(TypedDict):
     criterion: str
     thresholds: list[float]
+    temperatures: NotRequired[list[float]]
+    gates: NotRequired[list[_GateFile]]
 
 
 class _ManifestFile(TypedDict):
@@ -203,6 +211,27 @@ def _normalisation_json(normalisation: Normalisation) -> _NormalisationFile:
     return {"mean": list(normalisation.mean), "std": list(normalisation.std)}
 
 
+def _rule_json(rule: ExitRule) -> _RuleFile:
+    """*rule* for the file; what it has no use for is left out, so that earlier versions read a rule they know."""
+    written: _RuleFile = {"criterion": rule.criterion.value, "thresholds": list(rule.thresholds)}
+    if rule.temperatures:
+        written["temperatures"] = list(rule.temperatures)
+    if rule.gates:
+        written["gates"] = [{"weights": list(gate.weights), "bias": gate.bias} for gate in rule.gates]
+    return written
+
+
+def _rule(raw: _RuleFile) -> ExitRule:
+    """The rule in the file; `InvalidInput` if it is none."""
+    gates = tuple(Gate(tuple(gate["weights"]), gate["bias"]) for gate in raw.get("gates", []))
+    return ExitRule(
+        raw["criterion"],  # type: ignore[arg-type]
+        tuple(raw["thresholds"]),
+        tuple(raw.get("temperatures", [])),
+        gates,
+    )
+
+
 def _architecture(raw: ExportedFile | _ArchitectureFile) -> Architecture | ExportedArchitecture:
     """The architecture in the file; one of our errors if there is none like it."""
     if "stages" in raw:
@@ -223,7 +252,7 @@ def _to_json(manifest: Manifest) -> _ManifestFile:
         "labels": list(manifest.labels),
         "dataset": manifest.dataset,
         "cut": manifest.cut,
-        "exit_rule": {"criterion": manifest.rule.criterion.value, "thresholds": list(manifest.rule.thresholds)},
+        "exit_rule": _rule_json(manifest.rule),
         "files": dict(manifest.files),
         "training": dict(manifest.training),
         "results": dict(manifest.results),
@@ -243,7 +272,7 @@ def _from_json(raw: _ManifestFile) -> Manifest:
         raise InvalidInput(f"normalisation needs a mean and a positive std for each channel, not {mean} and {std}")
     if len(raw["labels"]) != architecture.classes:
         raise InvalidInput(f"{len(raw['labels'])} labels for {architecture.classes} classes")
-    rule = ExitRule(raw["exit_rule"]["criterion"], tuple(raw["exit_rule"]["thresholds"]))  # type: ignore[arg-type]
+    rule = _rule(raw["exit_rule"])
     manifest = Manifest(
         name=raw["name"],
         architecture=architecture,
@@ -259,7 +288,7 @@ def _from_json(raw: _ManifestFile) -> Manifest:
         yardsticks=raw.get("yardsticks", {}),
     )
     counted = manifest.cost
-    rule.check_exits(counted.exits)
+    rule.check_exits(counted.exits, architecture.classes)
     stages = len(counted.stages)
     if not 1 <= manifest.cut <= stages:
         raise InvalidInput(f"cut is {manifest.cut}; it must be 1 to {stages}")

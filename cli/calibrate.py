@@ -1,9 +1,10 @@
-"""`branchynet calibrate`: choose thresholds on held-out training images."""
+"""`branchynet calibrate`: choose thresholds on held-out training images, or compare criteria there."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,59 +12,197 @@ from rich.table import Table
 from branchynet.decisions.exits import Criterion
 from cli.output import ArtifactOption, DataOption, JsonOption, console, write_json
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from branchynet.decisions.outcomes import OutcomeTable, RuleResult
+    from branchynet.manifest import Manifest
+
 __all__ = ["calibrate"]
+
+SHOWN_RULES = 12
+
+
+CriterionOption = Annotated[Criterion, typer.Option(help="How confidence is scored.")]
+TemperatureOption = Annotated[
+    bool, typer.Option("--temperature", help="Fit a temperature for each exit, which becomes part of the rule.")
+]
+DropOption = Annotated[
+    float, typer.Option(help="Accuracy (0..1) that may be lost against the final exit.", min=0.0, max=1.0)
+]
+MacsOption = Annotated[float | None, typer.Option(help="Instead: mean MACs per image that may be spent.", min=0)]
+MsOption = Annotated[
+    float | None, typer.Option(help="Instead: mean ms per image; needs --stage-ms or --profile.", min=0)
+]
+StageMsOption = Annotated[str | None, typer.Option(help="ms of each stage with its exit: 0.4,0.9,1.1.")]
+ProfileOption = Annotated[
+    Path | None, typer.Option(help="profile.json of `branchynet simulate`.", exists=True, dir_okay=False)
+]
+UplinkOption = Annotated[
+    float | None, typer.Option(help="With --profile: split at the artifact's cut. Without: all of it runs on the edge.")
+]
+RttOption = Annotated[float, typer.Option(help="With --uplink-mbps: the round trip.", min=0)]
+FixOption = Annotated[
+    list[str] | None, typer.Option(help="EXIT=THRESHOLD that is given; the others are searched. Repeatable.")
+]
+FrontierOption = Annotated[bool, typer.Option("--frontier", help="Print every rule that no other one beats.")]
+CompareOption = Annotated[
+    bool, typer.Option("--compare", help="Compare all criteria, with and without temperature, on unseen images.")
+]
+HalvingsOption = Annotated[int, typer.Option(help="With --compare: random halvings of the split.", min=2)]
+PlotOption = Annotated[
+    Path | None, typer.Option(help="PNG of the frontier; with --compare, of reliability.", dir_okay=False)
+]
+OutOption = Annotated[Path | None, typer.Option(help="Folder for the artifact with its new rule.", file_okay=False)]
 
 
 def calibrate(
     artifact: ArtifactOption = "lenet-fashion",
     data: DataOption = None,
-    criterion: Annotated[Criterion, typer.Option(help="How confidence is scored.")] = Criterion.ENTROPY,
-    max_drop: Annotated[
-        float, typer.Option(help="Accuracy (0..1) that may be lost against the final exit.", min=0.0, max=1.0)
-    ] = 0.001,
-    candidates: Annotated[int, typer.Option(help="Thresholds tried per exit.", min=2)] = 200,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the artifact with its new rule.", file_okay=False)
-    ] = None,
+    criterion: CriterionOption = Criterion.ENTROPY,
+    temperature: TemperatureOption = False,
+    max_drop: DropOption = 0.001,
+    macs: MacsOption = None,
+    ms: MsOption = None,
+    stage_ms: StageMsOption = None,
+    profile: ProfileOption = None,
+    uplink_mbps: UplinkOption = None,
+    rtt_ms: RttOption = 0.0,
+    fix: FixOption = None,
+    frontier: FrontierOption = False,
+    compare: CompareOption = False,
+    halvings: HalvingsOption = 10,
+    plot: PlotOption = None,
+    out: OutOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Screen thresholds on the artifact's calibration split, which was held out from training; never on test data.
+    """Choose thresholds on the artifact's calibration split, which was held out from training; never on test data.
 
-    Prints the frontier of accuracy against MACs and the cheapest rule within --max-drop. With --out the artifact is
-    copied there with that rule.
+    Prints the frontier of accuracy against cost and the rule chosen on it: the cheapest within --max-drop, or the most
+    accurate within --macs or --ms. With --out the artifact is copied there with that rule.
     """
-    from branchynet.decisions.calibration import pareto_front
-    from branchynet.training.assembly import calibration_table, choose_rule, copy_with_rule
+    from branchynet import artifact as artifacts
+    from branchynet.decisions.calibration import frontier as search
+    from branchynet.models import zoo
+    from branchynet.training.assembly import calibration_table, copy_with_rule
+    from branchynet.training.criteria import candidate_name
+    from branchynet.training.scoring import fit_rule
 
+    _check_purpose(macs, ms, compare=compare, choosing=bool(fix or frontier or out))
+    folder, fixed, costs = zoo.find(artifact), _fixed(fix or []), None
+    if ms is not None:
+        costs = _ms_by_exit(artifacts.read_manifest(folder), stage_ms, profile, uplink_mbps, rtt_ms)
     manifest, table = calibration_table(artifact, data)
-    results, chosen = choose_rule(table, criterion, max_drop, candidates)
-    front = pareto_front(results)
-    final_accuracy = float(table.correct[-1].mean())
-    shown = Table(title=f"{manifest.name}: rules on {len(table.labels):,} held-out training images")
-    for column in ("thresholds", "accuracy %", "exits %", "M MACs", ""):
-        shown.add_column(column, justify="right")
-    step = max(1, len(front) // 12)
+    if compare:
+        from cli.criteria import compare_on
+
+        compare_on(folder, manifest, table, data, max_drop, halvings, plot, json_file)
+        return
+    priced, unit = (table, "MACs") if costs is None else (replace(table, costs=costs), "ms")
+    front = search(priced, fit_rule(table, criterion, tempered=temperature), fixed)
+    chosen = _choose(front, table, max_drop, macs if ms is None else ms)
+    title = f"{manifest.name}, {candidate_name(criterion, temperature)}: {len(table.labels):,} held-out training images"
+    _print(front, chosen, unit, title, whole=frontier)
+    console.print(f"final exit alone: {100 * table.correct[-1].mean():.2f} % for {priced.costs[-1]:,.6g} {unit}")
+    figures = {"artifact": manifest.name, **_figures(table, chosen), **({} if costs is None else {"ms": chosen.cost})}
+    if frontier:
+        figures["frontier"] = [[result.rule.thresholds, result.accuracy, result.cost] for result in front]
+    write_json(json_file, figures)
+    if plot is not None:
+        from branchynet.training.pictures import draw_frontier
+
+        draw_frontier(front, chosen, unit, plot, title)
+        console.print(f"drawn: {plot}")
+    if out is not None:
+        copy_with_rule(artifact, out, table.apply(chosen.rule))
+        console.print(f"written: {out}")
+
+
+def _check_purpose(macs: float | None, ms: float | None, *, compare: bool, choosing: bool) -> None:
+    """Refuse options of which one would be ignored."""
+    from branchynet.errors import InvalidInput
+
+    if macs is not None and ms is not None:
+        raise InvalidInput("--macs and --ms are both given; there is one budget")
+    if compare and (macs is not None or ms is not None or choosing):
+        raise InvalidInput("--compare knows only --max-drop, --halvings, --plot and --json: it chooses no rule to keep")
+
+
+def _figures(table: OutcomeTable, chosen: RuleResult) -> dict[str, Any]:
+    return {
+        "images": len(table.labels),
+        **asdict(chosen.rule),
+        "accuracy": chosen.accuracy,
+        "exit_shares": list(chosen.exit_shares),
+        "macs": table.apply(chosen.rule).cost,
+        "final_exit_accuracy": float(table.correct[-1].mean()),
+    }
+
+
+def _choose(front: list[RuleResult], table: OutcomeTable, max_drop: float, budget: float | None) -> RuleResult:
+    from branchynet.decisions.calibration import select, select_within
+
+    if budget is not None:
+        return select_within(front, budget)
+    return select(front, float(table.correct[-1].mean()) - max_drop)
+
+
+def _fixed(pairs: list[str]) -> dict[int, float]:
+    from branchynet.errors import InvalidInput
+
+    fixed = {}
+    for pair in pairs:
+        number, _, threshold = pair.partition("=")
+        try:
+            fixed[int(number)] = float(threshold)
+        except ValueError:
+            raise InvalidInput(f"--fix {pair} is not EXIT=THRESHOLD, as in --fix 0=0.5") from None
+    return fixed
+
+
+def _ms_by_exit(
+    manifest: Manifest, stage_ms: str | None, profile: Path | None, uplink_mbps: float | None, rtt_ms: float
+) -> NDArray[Any]:
+    """Time of a sample that leaves at each exit: float64 [E]."""
+    import math
+
+    import numpy as np
+
+    from branchynet.errors import InvalidInput
+    from branchynet.models import cost
+    from orchestrator.measuring import read_profile
+
+    exit_of_stage = cost(manifest.architecture).exit_of_stage
+    exit_stages = [stage for stage, number in enumerate(exit_of_stage) if number is not None]
+    if (stage_ms is None) == (profile is None):
+        raise InvalidInput("--ms needs the time that stages take: --stage-ms or --profile, one of them")
+    if profile is not None:
+        measured = read_profile(profile)
+        if measured.exit_stages != tuple(exit_stages):
+            raise InvalidInput(f"{profile} is of a network with exits after {measured.exit_stages}, not {exit_stages}")
+        cut = manifest.stages if uplink_mbps is None else manifest.cut
+        return measured.ms_by_exit(cut, math.inf if uplink_mbps is None else uplink_mbps, rtt_ms)
+    try:
+        times = [float(part) for part in (stage_ms or "").split(",")]
+    except ValueError:
+        raise InvalidInput(f"--stage-ms {stage_ms} is not numbers with commas between them") from None
+    if len(times) != manifest.stages or not 0 <= min(times) <= max(times) < math.inf:
+        raise InvalidInput(f"--stage-ms {stage_ms}: {manifest.name} has {manifest.stages} stages, each of 0 ms or more")
+    return np.cumsum(times)[exit_stages]
+
+
+def _print(front: list[RuleResult], chosen: RuleResult, unit: str, title: str, *, whole: bool) -> None:
+    scale, column = (1e6, "M MACs") if unit == "MACs" else (1.0, unit)
+    shown = Table(title=title)
+    for heading in ("thresholds", "accuracy %", "exits %", column, ""):
+        shown.add_column(heading, justify="right")
+    step = 1 if whole else max(1, len(front) // SHOWN_RULES)
     for result in sorted({*front[::step], chosen}, key=lambda result: result.cost):
         shown.add_row(
             ", ".join(f"{threshold:.4g}" for threshold in result.rule.thresholds),
             f"{100 * result.accuracy:.2f}",
             " / ".join(f"{100 * share:.1f}" for share in result.exit_shares),
-            f"{result.cost / 1e6:.3f}",
+            f"{result.cost / scale:.3f}",
             "chosen" if result == chosen else "",
         )
     console.print(shown)
-    console.print(f"final exit alone: {100 * final_accuracy:.2f} %; allowed drop: {100 * max_drop:g} points")
-    figures = {
-        "artifact": manifest.name,
-        "images": len(table.labels),
-        "criterion": criterion.value,
-        "thresholds": list(chosen.rule.thresholds),
-        "accuracy": chosen.accuracy,
-        "exit_shares": list(chosen.exit_shares),
-        "macs": chosen.cost,
-        "final_exit_accuracy": final_accuracy,
-    }
-    write_json(json_file, figures)
-    if out is not None:
-        copy_with_rule(artifact, out, chosen)
-        console.print(f"written: {out}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.exits import ExitRule, History
 from branchynet.engine import Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
@@ -48,20 +48,28 @@ class CloudNode:
         """Size of the largest tensor that one sample can bring."""
         return max(4 * int(np.prod(shape)) for shape in self._shapes)
 
-    async def resume(self, content_hash: str, cut: int, tensor: NDArray[np.generic], rule: ExitRule | None) -> Resumed:
+    async def resume(
+        self,
+        content_hash: str,
+        cut: int,
+        tensor: NDArray[np.generic],
+        rule: ExitRule | None,
+        history: History | None = None,
+    ) -> Resumed:
         """Run stages [*cut*, n) on *tensor* [B, …]; *rule* is the artifact's own if None.
 
-        *tensor*: uint8 images at cut 0, float32 maps otherwise. Raises `ArtifactMismatch`, `InvalidInput` or
-        `TooLarge` before any layer runs.
+        *tensor*: uint8 images at cut 0, float32 maps otherwise. *history*: int32 [B, 2], see `Runner.resume`.
+        Raises `ArtifactMismatch`, `InvalidInput` or `TooLarge` before any layer runs.
         """
         check_hash(content_hash, self.served.content_hash)
         self._check_cut(cut)
         dtype = np.dtype(np.uint8 if cut == 0 else np.float32)
         check_batch(tensor, dtype, self._shapes[cut], self.served.max_batch, f"tensor at cut {cut}")
         rule = rule or self.served.rule
-        rule.check_exits(self._network.exits)
+        rule.check_exits(self._network.exits, self._network.classes)
+        rule.check_history(history, len(tensor), self._network.classes, self._network.exits_before(cut))
         features = tensor.copy()  # the message's buffer is read-only and not aligned, which torch does not take
-        done = await self._worker.run(self._network.resume, features, cut, self._network.total_stages, rule)
+        done = await self._worker.run(self._network.resume, features, cut, self._network.total_stages, rule, history)
         return Resumed(done.value.exits, done.value.logits, done.queue_ms, done.compute_ms)
 
     def close(self) -> None:

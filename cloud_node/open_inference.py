@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.decisions.exits import softmax
 from branchynet.errors import InvalidInput
 from branchynet.prediction import Place
 from branchynet.rpc.open_inference.values import (
@@ -46,13 +45,14 @@ class CloudModel:
     async def infer(self, inference: Inference) -> Answers:
         """The answers to a batch of images or feature maps; raises `InvalidInput` or `TooLarge`."""
         cut = _cut(inference.name, inference.parameters)
+        rule = rule_from_parameters(inference.parameters, self.served.rule) or self.served.rule
         resumed = await self._node.resume(
             self.served.content_hash,
             cut,
             self._of_cut(inference.tensor, cut),
-            rule_from_parameters(inference.parameters, self.served.rule),
+            rule,
         )
-        probabilities = softmax(resumed.logits).astype(np.float32)
+        probabilities = rule.probabilities(resumed.exits, resumed.logits)
         return Answers(
             labels=probabilities.argmax(axis=1).astype(np.int64),
             probabilities=probabilities,

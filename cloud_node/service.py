@@ -33,6 +33,7 @@ class CloudService(pb_grpc.CloudServicer):
             request.cut,
             messages.array_from_tensor(request.tensor, "tensor"),
             messages.rule_from_message(request.rule) if request.HasField("rule") else None,
+            messages.history_from_message(request.history) if request.HasField("history") else None,
         )
         self.answered += 1
         return pb.ResumeReply(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.decisions.deadlines import OffloadLimits
-from branchynet.decisions.exits import ExitRule, softmax
+from branchynet.decisions.exits import ExitRule, History
 from branchynet.engine import Array, Progress, Runner
 from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.manifest import Manifest
@@ -56,10 +56,13 @@ class OffloadFailed(BranchyNetError):
 class Uplink(Protocol):
     """The way to the cloud."""
 
-    async def resume(self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float) -> CloudAnswers:
+    async def resume(
+        self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float, history: History | None = None
+    ) -> CloudAnswers:
         """Answers for *tensor* [R, …] at *cut* within *timeout_ms*, or a `BranchyNetError` that says why not.
 
-        It is an `OffloadFailed` if the message may have gone out.
+        *history*: int32 [R, 2], what a rule with a memory knows of the samples; None for other rules, and at cut 0.
+        The error is an `OffloadFailed` if the message may have gone out.
         """
         ...
 
@@ -109,7 +112,7 @@ class EdgeNode:
         check_batch(images, np.dtype(np.uint8), self.served.input_shape, self.served.max_batch, "images")
         watcher = self._watcher if rule is None else None
         rule = rule or self.served.rule
-        rule.check_exits(self._network.exits)
+        rule.check_exits(self._network.exits, self._network.classes)
         batch = images.copy()  # the message's buffer is read-only and not aligned, which torch does not take
         cut = 0 if policy is Policy.CLOUD_ONLY else self._network.last
         done = await self._run(batch, 0, cut, rule)
@@ -118,18 +121,18 @@ class EdgeNode:
             watcher.note(progress, rule)
             self.served = replace(self.served, rule=watcher.rule)
         if not len(progress.remaining) or policy is Policy.EDGE_ONLY:
-            return _answers(done)
+            return _answers(done, rule)
         asked_s = self._clock_s()
         left_ms = remaining_ms - 1e3 * (asked_s - arrived_s)
         try:
-            cloud = await self._ask_cloud(cut, progress.features, rule, left_ms)
+            cloud = await self._ask_cloud(cut, progress, rule, left_ms)
         except BranchyNetError as error:
             waited_ms = 1e3 * (self._clock_s() - asked_s)
             unanswered = progress.remaining
             if cut == 0:  # no exit has looked at them yet
                 done = await self._run(batch, 0, self._network.last, rule)
-            return _fall_back(_answers(done), unanswered, error, waited_ms)
-        return _join(_answers(done), progress.remaining, cloud)
+            return _fall_back(_answers(done, rule), unanswered, error, waited_ms)
+        return _join(_answers(done, rule), progress.remaining, cloud, rule)
 
     def close(self) -> None:
         """End the compute thread after the call that runs."""
@@ -140,14 +143,14 @@ class EdgeNode:
             return Timed(self._network.resume(batch, first, last, rule), 0.0, 0.0)
         return await self._worker.run(self._network.resume, batch, first, last, rule)
 
-    async def _ask_cloud(self, cut: int, features: Array, rule: ExitRule, left_ms: float) -> CloudAnswers:
+    async def _ask_cloud(self, cut: int, progress: Progress, rule: ExitRule, left_ms: float) -> CloudAnswers:
         if self._uplink is None:
             raise Unavailable("this edge was given no cloud")
         timeout_ms = self._limits.allowance_ms(left_ms)
         if timeout_ms <= 0:
             raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
-        answers = await self._uplink.resume(cut, features, rule, timeout_ms)
-        self._check_answers(answers, cut, len(features))
+        answers = await self._uplink.resume(cut, progress.features, rule, timeout_ms, progress.history)
+        self._check_answers(answers, cut, len(progress.remaining))
         return answers
 
     def _check_answers(self, answers: CloudAnswers, cut: int, samples: int) -> None:
@@ -165,9 +168,9 @@ class EdgeNode:
             raise OffloadFailed(InvalidInput(f"the cloud answered with {wrong}"), answers.sent_bytes)
 
 
-def _answers(done: Timed[Progress]) -> list[Prediction]:
+def _answers(done: Timed[Progress], rule: ExitRule) -> list[Prediction]:
     """What the edge alone says about each sample: the last exit that scored it."""
-    probabilities = softmax(done.value.logits).astype(np.float32)
+    probabilities = rule.probabilities(done.value.exits, done.value.logits)
     edge_ms = done.queue_ms + done.compute_ms
     return [
         Prediction(int(row.argmax()), row, int(number), Place.EDGE, edge_ms, edge_queue_ms=done.queue_ms)
@@ -175,10 +178,10 @@ def _answers(done: Timed[Progress]) -> list[Prediction]:
     ]
 
 
-def _join(answers: list[Prediction], sent: NDArray[np.int64], cloud: CloudAnswers) -> list[Prediction]:
+def _join(answers: list[Prediction], sent: NDArray[np.int64], cloud: CloudAnswers, rule: ExitRule) -> list[Prediction]:
     """*answers* with those at the positions *sent* replaced by the cloud's."""
     joined = list(answers)
-    probabilities = softmax(cloud.logits).astype(np.float32)
+    probabilities = rule.probabilities(cloud.exits, cloud.logits)
     shares = _shares(cloud.sent_bytes, len(sent))
     network_ms = max(0.0, cloud.round_trip_ms - cloud.cloud_ms)
     for row, position in enumerate(sent):

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.exits import ExitRule, History
 from branchynet.errors import BranchyNetError, InvalidInput, Unavailable
 from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
@@ -30,9 +30,11 @@ class GrpcUplink:
         self._log = logger(cloud=target)
         self._answering = True
 
-    async def resume(self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float) -> CloudAnswers:
+    async def resume(
+        self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float, history: History | None = None
+    ) -> CloudAnswers:
         """See `edge_node.node.Uplink`. Fails at once while the cloud is known to be away."""
-        request = resume_request(self._content_hash, cut, tensor, rule)
+        request = resume_request(self._content_hash, cut, tensor, rule, history)
         size, started_s = request.ByteSize(), time.perf_counter()
         try:
             reply = await self._cloud.Resume(request, timeout=timeout_ms / 1e3)
@@ -62,13 +64,16 @@ class GrpcUplink:
         self._answering = error is None
 
 
-def resume_request(content_hash: str, cut: int, tensor: NDArray[np.generic], rule: ExitRule) -> pb.ResumeRequest:
+def resume_request(
+    content_hash: str, cut: int, tensor: NDArray[np.generic], rule: ExitRule, history: History | None = None
+) -> pb.ResumeRequest:
     """The message that offloads *tensor* [R, …] at *cut*; its `ByteSize` is what an offload is said to have sent."""
     return pb.ResumeRequest(
         content_hash=content_hash,
         cut=cut,
         tensor=messages.tensor_from_array(tensor),
         rule=messages.rule_to_message(rule),
+        history=None if history is None else messages.history_to_message(history),
     )
 
 

@@ -114,12 +114,7 @@ async def _profile(
         alone = time_stages(network, dataset.images)
     finally:
         torch.set_num_threads(threads)
-    sizes = tuple(
-        resume_request(
-            manifest.content_hash, cut, np.zeros((1, *shape), np.float32 if cut else np.uint8), manifest.rule
-        ).ByteSize()
-        for cut, shape in enumerate(manifest.cut_shapes)
-    )
+    sizes = tuple(_message_bytes(manifest, network, cut, shape) for cut, shape in enumerate(manifest.cut_shapes))
     on_step("nodes")
     nodes = await _ask_nodes(artifact_name, manifest, dataset, logs)
     held_ms, whole_ms = alone.until_ms[manifest.cut], alone.until_ms[-1]
@@ -145,6 +140,14 @@ async def _profile(
         framing_bytes=max(round((nodes.link_bytes["bytes_up"] - message_bytes) / offloads), 0),
         reply_bytes=round(nodes.link_bytes["bytes_down"] / offloads),
     )
+
+
+def _message_bytes(manifest: Manifest, network: Runner, cut: int, shape: tuple[int, ...]) -> int:
+    """Size of the message that offloads one sample at *cut*."""
+    tensor = np.zeros((1, *shape), np.float32 if cut else np.uint8)
+    remembers = manifest.rule.remembers and network.exits_before(cut) > 0
+    history = np.array([[0, 1]], dtype=np.int32) if remembers else None
+    return resume_request(manifest.content_hash, cut, tensor, manifest.rule, history).ByteSize()
 
 
 async def _ask_nodes(artifact_name: str, manifest: Manifest, dataset: Dataset, logs: Path) -> _Nodes:

@@ -47,12 +47,32 @@ class Tensor(_message.Message):
     def __init__(self, dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ExitRule(_message.Message):
-    __slots__ = ("criterion", "thresholds")
+    __slots__ = ("criterion", "thresholds", "temperatures", "gates")
     CRITERION_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURES_FIELD_NUMBER: _ClassVar[int]
+    GATES_FIELD_NUMBER: _ClassVar[int]
     criterion: str
     thresholds: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, criterion: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ...) -> None: ...
+    temperatures: _containers.RepeatedScalarFieldContainer[float]
+    gates: _containers.RepeatedCompositeFieldContainer[Gate]
+    def __init__(self, criterion: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ..., temperatures: _Optional[_Iterable[float]] = ..., gates: _Optional[_Iterable[_Union[Gate, _Mapping]]] = ...) -> None: ...
+
+class Gate(_message.Message):
+    __slots__ = ("weights", "bias")
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    bias: float
+    def __init__(self, weights: _Optional[_Iterable[float]] = ..., bias: _Optional[float] = ...) -> None: ...
+
+class History(_message.Message):
+    __slots__ = ("labels", "runs")
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedScalarFieldContainer[int]
+    runs: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, labels: _Optional[_Iterable[int]] = ..., runs: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model", "images", "rule", "policy")
@@ -99,16 +119,18 @@ class ClassifyReply(_message.Message):
     def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., probabilities: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ResumeRequest(_message.Message):
-    __slots__ = ("content_hash", "cut", "tensor", "rule")
+    __slots__ = ("content_hash", "cut", "tensor", "rule", "history")
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     content_hash: str
     cut: int
     tensor: Tensor
     rule: ExitRule
-    def __init__(self, content_hash: _Optional[str] = ..., cut: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ...) -> None: ...
+    history: History
+    def __init__(self, content_hash: _Optional[str] = ..., cut: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., history: _Optional[_Union[History, _Mapping]] = ...) -> None: ...
 
 class ResumeReply(_message.Message):
     __slots__ = ("exits", "logits", "queue_ms", "compute_ms")

@@ -126,7 +126,7 @@ class PlanModel(_Part):
     def plan(self, cut: int, rule: ExitRule) -> Plan:
         """The plan for an artifact with this *cut* and *rule* of its own."""
         if self.thresholds is not None:
-            rule = ExitRule(self.criterion or rule.criterion, self.thresholds)
+            rule = rule.with_thresholds(self.thresholds, self.criterion)
         return Plan(cut if self.cut is None else self.cut, rule, self.local_only)
 
 

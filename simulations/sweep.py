@@ -128,7 +128,7 @@ def screened_rules(table: OutcomeTable, own: ExitRule, most: int = FRONT_RULES) 
     """
     early = table.exits - 1
     per_exit = min(64, int(SCREENED_RULES ** (1 / max(early, 1))) - 1)
-    front = pareto_front(screen(table, own.criterion, per_exit))
+    front = pareto_front(screen(table, own, per_exit))
     chosen = sorted({round(position) for position in np.linspace(0, len(front) - 1, most - 1)})
     return _different([own, *(front[position].rule for position in reversed(chosen))], [table])
 
@@ -152,7 +152,7 @@ def _plans(axes: dict[str, Axis], base: Scenario, halves: Halves) -> list[Plan]:
             screened_rules(halves.selection, own.rule)
             if values is None
             else _different(
-                [ExitRule(own.rule.criterion, (value,) * early) for value in values],
+                [own.rule.with_thresholds((value,) * early) for value in values],
                 [halves.selection, halves.reported.table],
             )
         )

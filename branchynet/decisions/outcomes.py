@@ -58,15 +58,29 @@ class OutcomeTable:
         """Whether each exit is right about each sample: bool [E, N]."""
         return np.asarray(self.logits.argmax(axis=2) == self.labels)
 
-    def scores(self, criterion: Criterion) -> NDArray[np.float64]:
-        """Score of each sample at each exit: float64 [E, N]."""
-        return criterion.score(self.logits)
+    def scores(self, rule: ExitRule | Criterion) -> NDArray[np.float64]:
+        """Score of each sample at each exit: float64 [E, N]; at the last exit of a gate, which has none, all are 1.
+
+        A *rule*'s thresholds do not matter here. Raises `InvalidInput` for a criterion that needs a rule's gates.
+        """
+        if isinstance(rule, Criterion):
+            rule = ExitRule(rule, (rule.never,) * (self.exits - 1))
+        rule.check_exits(self.exits, self.logits.shape[2])
+        scores, history = np.ones(self.logits.shape[:2]), None
+        for index, logits in enumerate(self.logits):
+            history = rule.remember(logits, history)
+            if index < self.exits - 1 or rule.criterion is not Criterion.GATE:
+                scores[index] = rule.score(index, logits, history)
+        return scores
 
     def exit_of(self, rule: ExitRule) -> NDArray[np.int64]:
         """The exit at which each sample leaves under *rule*: int64 [N]."""
-        rule.check_exits(self.exits)
-        leaves = np.stack([rule.leaves(index, self.logits[index]) for index in range(self.exits)])
-        return np.asarray(leaves.argmax(axis=0), dtype=np.int64)
+        rule.check_exits(self.exits, self.logits.shape[2])
+        leaves, history = [], None
+        for index, logits in enumerate(self.logits):
+            history = rule.remember(logits, history)
+            leaves.append(rule.leaves(index, logits, history))
+        return np.asarray(np.argmax(leaves, axis=0), dtype=np.int64)
 
     def apply(self, rule: ExitRule) -> RuleResult:
         """Accuracy, exit shares and mean cost of *rule* on this table."""

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.exits import ExitRule, History
+from branchynet.decisions.gates import Gate
 from branchynet.errors import InvalidInput
 from branchynet.prediction import Place, Policy, Prediction, ServedModel
 from protos import split_inference_pb2 as pb
@@ -21,6 +22,8 @@ __all__ = [
     "array_from_bytes",
     "array_from_tensor",
     "check_shape",
+    "history_from_message",
+    "history_to_message",
     "policy_from_message",
     "policy_to_message",
     "predictions_from_reply",
@@ -94,12 +97,37 @@ def check_shape(shape: tuple[int, ...], what: str) -> None:
 
 def rule_to_message(rule: ExitRule) -> pb.ExitRule:
     """The message for *rule*."""
-    return pb.ExitRule(criterion=rule.criterion.value, thresholds=rule.thresholds)
+    return pb.ExitRule(
+        criterion=rule.criterion.value,
+        thresholds=rule.thresholds,
+        temperatures=rule.temperatures,
+        gates=[pb.Gate(weights=gate.weights, bias=gate.bias) for gate in rule.gates],
+    )
 
 
 def rule_from_message(message: pb.ExitRule) -> ExitRule:
-    """The rule in *message*; `InvalidInput` for an unknown criterion or a threshold that is not finite."""
-    return ExitRule(message.criterion, tuple(message.thresholds))  # type: ignore[arg-type]
+    """The rule in *message*; `InvalidInput` for what `ExitRule` or `Gate` refuses."""
+    return ExitRule(
+        message.criterion,  # type: ignore[arg-type]
+        tuple(message.thresholds),
+        tuple(message.temperatures),
+        tuple(Gate(tuple(gate.weights), gate.bias) for gate in message.gates),
+    )
+
+
+def history_to_message(history: History) -> pb.History:
+    """The message for *history*, int32 [R, 2]."""
+    return pb.History(labels=history[:, 0].tolist(), runs=history[:, 1].tolist())
+
+
+def history_from_message(message: pb.History) -> History:
+    """The history in *message*; `InvalidInput` if it has not as many runs as labels, or holds what no exit can say."""
+    if len(message.labels) != len(message.runs):
+        raise InvalidInput(f"a history of {len(message.labels)} labels came with {len(message.runs)} runs")
+    history = np.stack([np.array(message.labels, dtype=np.int64), np.array(message.runs, dtype=np.int64)], axis=1)
+    if len(history) and history.max() > np.iinfo(np.int32).max:
+        raise InvalidInput(f"a history holds {history.max()}; no label and no run is as large")
+    return history.astype(np.int32)
 
 
 def policy_to_message(policy: Policy) -> pb.Policy:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from branchynet import artifact as artifacts
-from branchynet.decisions.calibration import screen, select
+from branchynet.decisions.calibration import frontier, select
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, RuleResult
 from branchynet.errors import InvalidInput
@@ -22,7 +22,6 @@ from branchynet.training.recipes import Recipe
 __all__ = ["assemble", "calibration_table", "choose_rule", "copy_with_rule", "held_out_images", "training_split"]
 
 MAX_DROP = 0.001
-CANDIDATES = 200
 DEFAULT_CUT = 1
 
 
@@ -52,13 +51,11 @@ def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest,
 
 
 def choose_rule(
-    table: OutcomeTable, criterion: Criterion, max_drop: float, candidates: int = CANDIDATES
+    table: OutcomeTable, rule: ExitRule | Criterion, max_drop: float
 ) -> tuple[list[RuleResult], RuleResult]:
-    """All screened rules, and the cheapest that loses at most *max_drop* (0..1) against the final exit."""
-    # Two thresholds make candidates² rules; keep that within some ten thousand.
-    per_exit = candidates if table.exits <= 2 else min(candidates, int(40_000 ** (1 / (table.exits - 1))))
-    results = screen(table, criterion, per_exit)
-    return results, select(results, float(table.correct[-1].mean()) - max_drop)
+    """The frontier of *rule*'s thresholds, and the cheapest that loses at most *max_drop* (0..1) to the final exit."""
+    front = frontier(table, rule)
+    return front, select(front, float(table.correct[-1].mean()) - max_drop)
 
 
 def copy_with_rule(name_or_folder: str, out: Path, chosen: RuleResult) -> Manifest:

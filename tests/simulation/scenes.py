@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.decisions.plans import Plan
 from branchynet.decisions.timing import ServingProfile, StageTimes
@@ -138,7 +138,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     bits = 8 * (message_bytes[min(cut, stages - 1)] + framing_bytes)
     uplink_mbps = about(bits / gap_ms / 1e3 / draw(load))
     measured = _measured_of(
-        draw(st.sampled_from(Criterion)),
+        draw(st.sampled_from([*LOGIT_CRITERIA, Criterion.PATIENCE])),
         exit_stages,
         held,
         edge_ms=gap_ms / stages * draw(load),

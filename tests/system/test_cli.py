@@ -272,7 +272,7 @@ def test_an_artifact_is_trained_evaluated_and_calibrated(command: Command, data:
     assert (figures["artifact"], figures["images"]) == ("bars", 200)
     assert figures["early_exit"]["accuracy"] == pytest.approx(manifest.results["test"]["accuracy"])
 
-    chosen = ["--criterion", "margin", "--max-drop", "0.5", "--candidates", "20"]
+    chosen = ["--criterion", "margin", "--max-drop", "0.5", "--temperature"]
     ended = command("calibrate", *options, *chosen, "--out", str(calibrated))
     assert (ended.code, ended.err) == (0, "")
     figures = json.loads(file.read_text())
@@ -281,5 +281,52 @@ def test_an_artifact_is_trained_evaluated_and_calibrated(command: Command, data:
     assert copied.content_hash == manifest.content_hash
     assert copied.rule.criterion is Criterion.MARGIN
     assert list(copied.rule.thresholds) == figures["thresholds"]
+    assert list(copied.rule.temperatures) == figures["temperatures"]
+    assert len(copied.rule.temperatures) == 2
     assert "test" not in copied.results
     artifact.load(calibrated)
+    check_budgets(command, options, file, tmp_path)
+    check_comparison(command, options, file, tmp_path)
+
+
+def check_budgets(command: Command, options: list[str], file: Path, folder: Path) -> None:
+    """Instead of a drop, what may be spent; and the frontier it is chosen on."""
+    assert command("calibrate", *options, "--macs", "600000", "--frontier").code == 0
+    figures = json.loads(file.read_text())
+    affordable = [accuracy for _, accuracy, macs in figures["frontier"] if macs <= 600_000]
+    assert figures["macs"] <= 600_000
+    assert figures["accuracy"] == max(affordable)
+
+    drawn = folder / "frontier.png"
+    ended = command("calibrate", *options, "--ms", "5", "--stage-ms", "1,4", "--plot", str(drawn), "--fix", "0=0.5")
+    assert ended.code == 0
+    figures = json.loads(file.read_text())
+    assert figures["thresholds"] == [0.5]
+    assert figures["ms"] == pytest.approx(1 + 4 * figures["exit_shares"][1])
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+    for arguments, words in (
+        (["--macs", "10"], "no rule keeps to a mean cost of 10; the cheapest one takes 220,150"),
+        (["--ms", "1"], "--stage-ms or --profile, one of them"),
+        (["--ms", "1", "--stage-ms", "1,2,3"], "has 2 stages"),
+        (["--ms", "1", "--stage-ms", "1,x"], "1,x is not numbers"),
+        (["--ms", "1", "--macs", "1"], "there is one budget"),
+        (["--compare", "--macs", "1"], "--compare knows only"),
+        (["--fix", "first=1"], "--fix first=1 is not EXIT=THRESHOLD"),
+    ):
+        ended = command("calibrate", *options, *arguments)
+        assert ended.code == 2
+        assert words in " ".join(ended.err.split())
+
+
+def check_comparison(command: Command, options: list[str], file: Path, folder: Path) -> None:
+    """All criteria on the held-out images and on the test set."""
+    drawn = folder / "trust.png"
+    ended = command("calibrate", *options, "--compare", "--halvings", "2", "--plot", str(drawn))
+    assert (ended.code, ended.err) == (0, "")
+    assert "Test: 200 images" in ended.words
+    assert "2 random halvings" in ended.words
+    figures = json.loads(file.read_text())
+    assert (figures["images"], figures["test_images"], figures["halvings"]) == (5_000, 200, 2)
+    assert len(figures["criteria"]) == 9
+    assert drawn.read_bytes().startswith(b"\x89PNG")

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from branchynet import artifact
 from branchynet.artifact import Manifest
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
+from branchynet.decisions.gates import Gate, number_of_features
+from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.models import ARCHITECTURES, Architecture, build, variants
 from branchynet.network import Normalisation
 from branchynet.training.datasets import Dataset
@@ -75,7 +77,7 @@ def exit_logits(network, images):
 @st.composite
 def rules(draw, network, images):
     """Thresholds among this very batch's scores: between two, exactly on one, or past all of them."""
-    criterion = draw(st.sampled_from(Criterion))
+    criterion = draw(st.sampled_from(LOGIT_CRITERIA))
     logits = exit_logits(network, images)
     thresholds = []
     for scored in logits[:-1]:
@@ -83,6 +85,33 @@ def rules(draw, network, images):
         between = (scores[1:] + scores[:-1]) / 2
         thresholds.append(draw(st.sampled_from([*between, *scores, criterion.never, criterion.always])))
     return ExitRule(criterion, tuple(thresholds))
+
+
+def gates(exits, classes, seed=0):
+    """Random gates for all exits but the last."""
+    weights = seeded(seed).normal(0, 0.5, (exits - 1, number_of_features(classes)))
+    return tuple(Gate(tuple(row), 0.1) for row in weights)
+
+
+@st.composite
+def scorings(draw, exits, classes):
+    """Any rule at which nobody leaves: every criterion, with and without temperatures."""
+    criterion = draw(st.sampled_from(Criterion))
+    temperatures = draw(st.sampled_from([(), tuple(0.5 + 0.75 * number for number in range(exits))]))
+    drawn = gates(exits, classes, draw(st.integers(0, 99))) if criterion is Criterion.GATE else ()
+    return ExitRule(criterion, (criterion.never,) * (exits - 1), temperatures, drawn)
+
+
+@st.composite
+def scored_rules(draw, network, images):
+    """Any rule that there can be, its thresholds among this very batch's scores or past all of them."""
+    rule = draw(scorings(network.exits, network.classes))
+    logits = exit_logits(network, images)
+    table = OutcomeTable(logits, np.zeros(len(images), np.int64), np.ones(network.exits))
+    never, always = rule.criterion.never, rule.criterion.always
+    return rule.with_thresholds(
+        tuple(draw(st.sampled_from([*scores.tolist(), never, always])) for scores in table.scores(rule)[:-1])
+    )
 
 
 def mixing_rule(network, images, criterion=Criterion.ENTROPY):

@@ -34,9 +34,9 @@ class WorkingUplink:
     def __init__(self, cloud):
         self.cloud, self.calls = cloud, []
 
-    async def resume(self, cut, tensor, rule, timeout_ms):
+    async def resume(self, cut, tensor, rule, timeout_ms, history=None):
         self.calls.append((cut, tensor, rule, timeout_ms))
-        done = await self.cloud.resume(self.cloud.served.content_hash, cut, tensor, rule)
+        done = await self.cloud.resume(self.cloud.served.content_hash, cut, tensor, rule, history)
         return CloudAnswers(done.exits, done.logits, cloud_ms=3.0, round_trip_ms=10.0, sent_bytes=SENT_BYTES)
 
 
@@ -47,8 +47,8 @@ class WrongUplink(WorkingUplink):
         super().__init__(cloud)
         self.change = change
 
-    async def resume(self, cut, tensor, rule, timeout_ms):
-        answers = await super().resume(cut, tensor, rule, timeout_ms)
+    async def resume(self, cut, tensor, rule, timeout_ms, history=None):
+        answers = await super().resume(cut, tensor, rule, timeout_ms, history)
         return dataclasses.replace(answers, **self.change(answers))
 
 
@@ -58,7 +58,7 @@ class FailingUplink:
     def __init__(self, error, clock=None, takes_ms=0.0):
         self.error, self.clock, self.takes_ms, self.calls = error, clock, takes_ms, []
 
-    async def resume(self, cut, tensor, rule, timeout_ms):
+    async def resume(self, cut, tensor, rule, timeout_ms, history=None):
         self.calls.append((cut, tensor, rule, timeout_ms))
         await asyncio.sleep(0)
         if self.clock is not None:

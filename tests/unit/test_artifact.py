@@ -12,6 +12,7 @@ from network_examples import (
     LENET,
     LIGHT,
     exit_logits,
+    gates,
     pictures,
     random_network,
     save_artifact,
@@ -317,12 +318,43 @@ def test_a_manifest_is_json_that_any_program_reads(folder):
     def refuse(text):
         raise AssertionError(f"{text} is not JSON")
 
-    for criterion in Criterion:
+    for criterion in set(Criterion) - {Criterion.GATE}:
         for threshold in (criterion.never, criterion.always):
             manifest = artifact.read_manifest(folder).with_rule(ExitRule(criterion, (threshold,)), {})
             artifact.write_manifest(folder, manifest)
             json.loads((folder / "manifest.json").read_text(), parse_constant=refuse)
             assert artifact.read_manifest(folder) == manifest
+
+
+def test_a_rule_keeps_its_temperatures_and_gates_on_disk(folder):
+    manifest = artifact.read_manifest(folder)
+    fitted = gates(2, manifest.architecture.classes)
+    for rule in (ExitRule("margin", (0.5,), (1.5, 0.5)), ExitRule("gate", (0.5,), (1.5, 0.5), fitted)):
+        artifact.write_manifest(folder, manifest.with_rule(rule, {}))
+        assert artifact.read_manifest(folder).rule == rule
+
+
+def test_a_rule_of_thresholds_alone_is_written_as_it_always_was(folder):
+    artifact.write_manifest(folder, artifact.read_manifest(folder).with_rule(ExitRule("margin", (0.5,)), {}))
+    written = json.loads((folder / "manifest.json").read_text())["exit_rule"]
+    assert written == {"criterion": "margin", "thresholds": [0.5]}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"criterion": "margin", "thresholds": [0.5], "temperatures": [1.0]},
+        {"criterion": "margin", "thresholds": [0.5], "temperatures": ["1.0", 1.0]},
+        {"criterion": "gate", "thresholds": [0.5]},
+        {"criterion": "gate", "thresholds": [0.5], "gates": [{"weights": [1.0], "bias": 0.0}]},
+        {"criterion": "gate", "thresholds": [0.5], "gates": [{"weights": [1.0]}]},
+    ],
+)
+def test_a_manifest_with_temperatures_or_gates_that_are_none_is_damage(folder, rule):
+    raw = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**raw, "exit_rule": rule}))
+    with pytest.raises(DamagedData, match=r"(?s)incomplete or wrong: .*(temperature|gate)"):
+        artifact.read_manifest(folder)
 
 
 # --- half-precision storage -------------------------------------------------------------------------------

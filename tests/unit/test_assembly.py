@@ -9,8 +9,7 @@ from network_examples import LENET, TINY, quadrants, random_network, save_artifa
 from test_outcomes import random_table
 
 from branchynet import artifact
-from branchynet.decisions.calibration import screen
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.decisions.outcomes import RuleResult
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import cost
@@ -30,12 +29,12 @@ def assembled(straight, tmp_path_factory):
     return artifact.read_manifest(folder), folder
 
 
-@pytest.mark.parametrize("criterion", Criterion)
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
 @pytest.mark.parametrize("exits", [2, 3])
 @pytest.mark.parametrize("max_drop", [0.0, 0.01, 0.2])
 def test_the_rule_is_the_cheapest_within_the_drop(criterion, exits, max_drop):
     table = random_table(exits, 60, seed=exits)
-    results, chosen = choose_rule(table, criterion, max_drop, 12)
+    results, chosen = choose_rule(table, criterion, max_drop)
     floor = table.correct[-1].mean() - max_drop
     assert chosen in results
     assert chosen.accuracy >= floor
@@ -45,22 +44,8 @@ def test_the_rule_is_the_cheapest_within_the_drop(criterion, exits, max_drop):
 def test_no_drop_at_all_is_always_possible():
     for seed in range(20):
         table = random_table(3, 37, seed=seed)
-        _, chosen = choose_rule(table, Criterion.ENTROPY, 0.0, 5)
+        _, chosen = choose_rule(table, Criterion.ENTROPY, 0.0)
         assert chosen.accuracy >= table.correct[-1].mean()
-
-
-@pytest.mark.parametrize(("exits", "candidates", "per_exit"), [(2, 300, 300), (3, 300, 200), (3, 50, 50)])
-def test_two_thresholds_get_fewer_candidates_each(exits, candidates, per_exit, monkeypatch):
-    asked = []
-
-    def remembered(table, criterion, count):
-        asked.append(count)
-        return screen(table, criterion, 2)
-
-    monkeypatch.setattr(assembly, "screen", remembered)
-    choose_rule(random_table(exits, 5), Criterion.ENTROPY, 0.5, candidates)
-    assert len(asked) == 1
-    assert asked[0] == pytest.approx(per_exit, abs=1)
 
 
 def test_an_assembled_artifact_says_what_it_is(assembled, straight):
@@ -76,7 +61,7 @@ def test_an_assembled_artifact_says_what_it_is(assembled, straight):
 def test_the_rule_comes_from_the_calibration_images_alone(assembled, straight):
     manifest, _ = assembled
     table = measure_outcomes(straight[0].network, cost(TINY.architecture), CALIBRATION)
-    _, chosen = choose_rule(table, Criterion.ENTROPY, assembly.MAX_DROP, assembly.CANDIDATES)
+    _, chosen = choose_rule(table, Criterion.ENTROPY, assembly.MAX_DROP)
     assert manifest.rule == chosen.rule
     assert manifest.results["calibration"]["accuracy"] == pytest.approx(chosen.accuracy, abs=1e-6)
     assert manifest.results["calibration"]["macs"] == pytest.approx(chosen.cost, abs=0.1)

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from network_examples import seeded, some
+from network_examples import scorings, seeded, some
 from test_outcomes import random_table
 
 from branchynet.decisions.calibration import candidate_thresholds, pareto_front, screen, select
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, RuleResult
 from branchynet.errors import InvalidInput
 
 tables = st.builds(random_table, st.integers(2, 3), st.integers(1, 30), seed=st.integers(0, 2**32))
 
 
-@given(table=tables, criterion=st.sampled_from(Criterion), per_exit=st.integers(1, 6))
+@given(table=tables, criterion=st.sampled_from(LOGIT_CRITERIA), per_exit=st.integers(1, 6))
 @some
 def test_every_screened_result_is_what_applying_its_rule_gives(table, criterion, per_exit):
     results = screen(table, criterion, per_exit)
@@ -30,7 +30,16 @@ def test_every_screened_result_is_what_applying_its_rule_gives(table, criterion,
         assert result.cost == pytest.approx(applied.cost)
 
 
-@given(table=tables, criterion=st.sampled_from(Criterion))
+@given(scorings(3, 4), st.integers(0, 999))
+@some
+def test_screening_keeps_what_a_rule_knows_beside_its_thresholds(rule, seed):
+    table = random_table(3, 20, seed=seed)
+    for result in screen(table, rule, 3):
+        assert result.rule == rule.with_thresholds(result.rule.thresholds)
+        assert result.accuracy == pytest.approx(table.apply(result.rule).accuracy)
+
+
+@given(table=tables, criterion=st.sampled_from(LOGIT_CRITERIA))
 @some
 def test_screening_tries_every_combination_of_candidates(table, criterion):
     axes = [set(candidate_thresholds(scores, criterion, 4)) for scores in table.scores(criterion)[:-1]]
@@ -39,7 +48,7 @@ def test_screening_tries_every_combination_of_candidates(table, criterion):
     assert all(value in axis for thresholds in screened for value, axis in zip(thresholds, axes, strict=True))
 
 
-@pytest.mark.parametrize("criterion", Criterion)
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
 def test_candidates_span_the_scores_and_include_never(criterion):
     scores = seeded(1).uniform(0.2, 1, 1000)
     candidates = candidate_thresholds(scores, criterion, 5)
@@ -112,7 +121,7 @@ def test_an_exit_that_knows_when_it_is_right_is_used():
     logits[0, 5:] = [0, 0.5]
     logits[1] = [5, 0]
     table = OutcomeTable(logits, labels, np.array([1.0, 10.0]))
-    for criterion in Criterion:
+    for criterion in LOGIT_CRITERIA:
         chosen = select(screen(table, criterion, 16), 1.0)
         assert chosen.accuracy == 1.0
         assert chosen.exit_shares == (0.5, 0.5)

@@ -102,8 +102,8 @@ async def test_a_wrong_answer_is_not_believed(wrong, nodes):
 class ReturningUplink(WorkingUplink):
     """A cloud that is away when it is asked for the first time."""
 
-    async def resume(self, cut, tensor, rule, timeout_ms):
-        answers = await super().resume(cut, tensor, rule, timeout_ms)
+    async def resume(self, cut, tensor, rule, timeout_ms, history=None):
+        answers = await super().resume(cut, tensor, rule, timeout_ms, history)
         if len(self.calls) == 1:
             raise Unavailable("not yet")
         return answers

@@ -2,19 +2,22 @@
 
 import math
 import string
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from network_examples import many
+from network_examples import many, scorings
 
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import InvalidInput
 from branchynet.prediction import Place, Policy, Prediction, ServedModel
 from branchynet.rpc.messages import (
     array_from_tensor,
+    history_from_message,
+    history_to_message,
     policy_from_message,
     policy_to_message,
     predictions_from_reply,
@@ -123,17 +126,53 @@ def test_any_tensor_message_is_an_array_of_its_bytes_or_refused(dtype, shape, da
     assert list(array.shape) == shape
 
 
-rules = st.builds(
-    ExitRule,
-    st.sampled_from(Criterion),
-    st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4).map(tuple),
-)
+finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(rules)
+@given(scorings(4, 5), st.tuples(finite, finite, finite))
 @many
-def test_a_rule_comes_back_exactly(rule):
+def test_a_rule_comes_back_exactly(rule, thresholds):
+    rule = rule.with_thresholds(thresholds)
     assert rule_from_message(over_the_wire(rule_to_message(rule))) == rule
+
+
+def test_a_rule_of_thresholds_alone_is_on_the_wire_what_it_always_was():
+    written = rule_to_message(ExitRule(Criterion.ENTROPY, (0.5,))).SerializeToString()
+    assert written == b"\n\x07entropy\x12\x08" + struct.pack("<d", 0.5)
+
+
+@given(hnp.arrays(np.int32, st.tuples(st.integers(0, 9), st.just(2)), elements=st.integers(0, 2**31 - 1)))
+@many
+def test_a_history_comes_back_exactly_and_takes_the_same_bytes_whatever_it_says(history):
+    message = history_to_message(history)
+    np.testing.assert_array_equal(history_from_message(over_the_wire(message)), history)
+    assert message.ByteSize() == history_to_message(np.ones_like(history)).ByteSize()
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (pb.History(labels=[1, 2], runs=[1]), "2 labels came with 1 runs"),
+        (pb.History(labels=[2**32 - 1], runs=[1]), "holds 4294967295"),
+    ],
+)
+def test_a_history_that_is_none_is_refused(message, words):
+    with pytest.raises(InvalidInput, match=words):
+        history_from_message(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.ExitRule(criterion="margin", thresholds=[0.5], temperatures=[1.0]),
+        pb.ExitRule(criterion="margin", thresholds=[0.5], temperatures=[1.0, -1.0]),
+        pb.ExitRule(criterion="gate", thresholds=[0.5]),
+        pb.ExitRule(criterion="gate", thresholds=[0.5], gates=[pb.Gate(weights=[math.nan])]),
+    ],
+)
+def test_temperatures_and_gates_that_are_none_are_refused(message):
+    with pytest.raises(InvalidInput, match=r"temperature|gate"):
+        rule_from_message(message)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +285,7 @@ def test_a_reply_without_probabilities_is_refused():
         total_stages=st.integers(1, 9),
         input_shape=st.tuples(*[st.integers(1, 64)] * 3),
         labels=st.lists(text, max_size=4).map(tuple),
-        rule=rules,
+        rule=scorings(3, 4),
         max_batch=st.integers(1, 65536),
     )
 )

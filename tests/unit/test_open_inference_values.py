@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from network_examples import gates
 from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
@@ -153,6 +154,15 @@ def test_thresholds_written_out_are_the_thresholds_read(thresholds: tuple[float,
 )
 def test_a_rule_is_made_of_parameters(parameters, rule) -> None:
     assert rule_from_parameters(parameters, RULE) == rule
+
+
+def test_parameters_keep_what_was_fitted() -> None:
+    fitted = ExitRule("gate", (0.5,), (2.0, 3.0), gates(2, 10))
+    assert rule_from_parameters({"threshold": 0.9}, fitted) == ExitRule("gate", (0.9,), (2.0, 3.0), gates(2, 10))
+    asked = rule_from_parameters({"threshold": 0.9, "criterion": "margin"}, fitted)
+    assert asked == ExitRule("margin", (0.9,), (2.0, 3.0))
+    with pytest.raises(InvalidInput, match="0 gates with criterion 'gate'"):
+        rule_from_parameters({"threshold": 0.9, "criterion": "gate"}, ExitRule.never(2))
 
 
 @pytest.mark.parametrize("threshold", ["0.5", "0.5,", "0.5;0.5", "1,2,3", "", ",", "nan,1", float("inf")])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import many, seeded
 
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.exits import LOGIT_CRITERIA, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, wilson_interval
 from branchynet.errors import InvalidInput
 
@@ -41,7 +41,7 @@ def sample_by_sample(table, rule):
     exits=st.integers(1, 4),
     samples=st.integers(1, 25),
     seed=st.integers(0, 2**32),
-    criterion=st.sampled_from(Criterion),
+    criterion=st.sampled_from(LOGIT_CRITERIA),
     data=st.data(),
 )
 @many

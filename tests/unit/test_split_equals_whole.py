@@ -18,12 +18,18 @@ from network_examples import (
     pictures,
     random_network,
     rules,
+    scored_rules,
     some,
     title,
 )
 
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.rpc.messages import array_from_tensor, tensor_from_array
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
+from branchynet.rpc.messages import (
+    array_from_tensor,
+    history_from_message,
+    history_to_message,
+    tensor_from_array,
+)
 
 every_model = pytest.mark.parametrize("architecture", EVERY, ids=title)
 
@@ -33,12 +39,17 @@ def as_received(features):
     return array_from_tensor(tensor_from_array(features), "features").copy()
 
 
+def received_history(history):
+    return None if history is None else history_from_message(history_to_message(history))
+
+
 def joined(edge, cloud, cut, images, rule):
     """Exits and logits of *images* when *edge* runs the stages before *cut* and *cloud* the others."""
     progress = edge.resume(images, 0, cut, rule)
     exits, logits = progress.exits.copy(), progress.logits.copy()
     if len(progress.remaining):
-        resumed = cloud.resume(as_received(progress.features), cut, cloud.total_stages, rule)
+        features, history = as_received(progress.features), received_history(progress.history)
+        resumed = cloud.resume(features, cut, cloud.total_stages, rule, history)
         exits[progress.remaining], logits[progress.remaining] = resumed.exits, resumed.logits
         assert len(resumed.remaining) == 0
     return exits, logits
@@ -65,7 +76,7 @@ def test_halves_equal_the_whole_at_every_cut(architecture, loaded):
     @given(st.data())
     def check(data):
         images = data.draw(batches(architecture, 6))
-        check_every_cut(architecture, loaded, images, data.draw(rules(random_network(architecture), images)))
+        check_every_cut(architecture, loaded, images, data.draw(scored_rules(random_network(architecture), images)))
 
     check()
 
@@ -89,7 +100,7 @@ def test_halves_equal_the_whole_when_every_exit_answers_some(architecture, loade
     assert sorted(exits) == list(range(network.exits))
 
 
-@pytest.mark.parametrize("criterion", Criterion)
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
 def test_a_mixed_batch_really_mixes_under_every_criterion(criterion, loaded):
     images = pictures(LENET, 40)
     exits = check_every_cut(LENET, loaded, images, mixing_rule(random_network(), images, criterion))

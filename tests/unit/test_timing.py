@@ -1,5 +1,6 @@
 """Measured times between and beyond the sizes that were measured, and profiles that do not fit together."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -76,3 +77,17 @@ def test_less_than_nothing_is_refused(name):
 def test_a_message_of_no_size_is_refused(size):
     with pytest.raises(InvalidInput, match=rf"message_bytes are \(784, {size}\)"):
         replace(PROFILE, message_bytes=(784, size))
+
+
+def test_the_time_of_each_exit_is_that_of_its_way():
+    held = PROFILE.ms_by_exit(2, math.inf, 0)
+    assert held.tolist() == [0.5 + 1.0, 0.5 + 4.0]
+    # Behind the cut: what the edge ran, the offload, 4,804 bytes at 8 Mbit/s, the round trip, and the cloud's stage.
+    assert PROFILE.ms_by_exit(1, 8.0, 40.0).tolist() == pytest.approx([1.5, 0.5 + 1.0 + 1.5 + 4.804 + 40 + 3.0])
+    assert PROFILE.ms_by_exit(0, 8.0, 0.0).tolist() == pytest.approx([0.5 + 1.5 + 0.884 + 1, 0.5 + 1.5 + 0.884 + 4])
+
+
+@pytest.mark.parametrize(("cut", "mbps", "rtt_ms"), [(3, 1, 0), (-1, 1, 0), (1, 0, 0), (1, math.nan, 0), (1, 1, -1)])
+def test_a_way_that_there_is_not_is_refused(cut, mbps, rtt_ms):
+    with pytest.raises(InvalidInput, match="the cut must be 0 to 2"):
+        PROFILE.ms_by_exit(cut, mbps, rtt_ms)

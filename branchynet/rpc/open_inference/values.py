@@ -134,6 +134,7 @@ def check_served(name: str, version: str, served: ServedModel) -> None:
 
 def model_settings(served: ServedModel) -> dict[str, str]:
     """What is to be known of the network and its rule, as text."""
+    temperatures = ",".join(map(str, served.rule.temperatures))
     return {
         "content_hash": served.content_hash,
         "first_stage": str(served.stages[0]),
@@ -141,6 +142,7 @@ def model_settings(served: ServedModel) -> dict[str, str]:
         "total_stages": str(served.total_stages),
         "criterion": served.rule.criterion.value,
         "thresholds": ",".join(map(str, served.rule.thresholds)),
+        **({"temperatures": temperatures} if temperatures else {}),
         "labels": json.dumps(served.labels, ensure_ascii=False),
     }
 
@@ -159,24 +161,23 @@ def check_parameters(given: Mapping[str, Parameter], known: Mapping[str, Kinds],
 def rule_from_parameters(parameters: Mapping[str, Parameter], rule: ExitRule) -> ExitRule | None:
     """The rule that *parameters* ask for in place of the served *rule*; None if they ask for none.
 
-    Raises `InvalidInput` for an unknown criterion, for thresholds that are not one finite number for each exit but
-    the last, and for another criterion without thresholds: the served ones mean nothing to it.
+    The served temperatures stay. Raises `InvalidInput` for an unknown criterion, for thresholds that are not one finite
+    number for each exit but the last, for another criterion without thresholds (the served ones mean nothing to it),
+    and for gates where none are served.
     """
     threshold = parameters.get("threshold")
     criterion = str(parameters.get("criterion", rule.criterion.value))
     if threshold is None:
-        asked = ExitRule(criterion, rule.thresholds)  # type: ignore[arg-type]
-        if asked.criterion is not rule.criterion:
+        # A rule without thresholds knows whether there is such a criterion.
+        if ExitRule(criterion, ()).criterion is not rule.criterion:  # type: ignore[arg-type]
             raise InvalidInput(
                 f"criterion is {criterion!r} and parameter 'threshold' is missing; "
                 f"the served thresholds are for {rule.criterion.value}"
             )
         return None
-    exits = len(rule.thresholds) + 1
-    thresholds = _numbers(threshold) if isinstance(threshold, str) else (float(threshold),) * (exits - 1)
-    asked = ExitRule(criterion, tuple(thresholds))  # type: ignore[arg-type]
-    asked.check_exits(exits)
-    return asked
+    early = len(rule.thresholds)
+    thresholds = _numbers(threshold) if isinstance(threshold, str) else (float(threshold),) * early
+    return rule.with_thresholds(tuple(thresholds), criterion)
 
 
 def _numbers(text: str) -> Sequence[float]:
