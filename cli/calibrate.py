@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from branchynet.decisions.exits import Criterion
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion
+from branchynet.decisions.risk import Loss
+from cli.guarantee import ConfidenceOption, LossOption, ToleratedLossOption
 from cli.output import ArtifactOption, DataOption, JsonOption, console, write_json
 
 if TYPE_CHECKING:
@@ -62,6 +64,9 @@ def calibrate(
     criterion: CriterionOption = Criterion.ENTROPY,
     temperature: TemperatureOption = False,
     max_drop: DropOption = 0.001,
+    tolerated_loss: ToleratedLossOption = None,
+    confidence: ConfidenceOption = 0.9,
+    loss: LossOption = Loss.ACCURACY_GAP,
     macs: MacsOption = None,
     ms: MsOption = None,
     stage_ms: StageMsOption = None,
@@ -79,7 +84,8 @@ def calibrate(
     """Choose thresholds on the artifact's calibration split, which was held out from training; never on test data.
 
     Prints the frontier of accuracy against cost and the rule chosen on it: the cheapest within --max-drop, or the most
-    accurate within --macs or --ms. With --out the artifact is copied there with that rule.
+    accurate within --macs or --ms, or the cheapest that is proved to lose less than --tolerated-loss. With --out the
+    artifact is copied there with that rule.
     """
     from branchynet import artifact as artifacts
     from branchynet.decisions.calibration import frontier as search
@@ -89,6 +95,10 @@ def calibrate(
     from branchynet.training.scoring import fit_rule
 
     _check_purpose(macs, ms, compare=compare, choosing=bool(fix or frontier or out))
+    if tolerated_loss is not None:
+        others = any((temperature, macs is not None, ms is not None, fix, frontier, compare, plot))
+        _guarantee(artifact, data, criterion, tolerated_loss, confidence, loss, out, json_file, others=others)
+        return
     folder, fixed, costs = zoo.find(artifact), _fixed(fix or []), None
     if ms is not None:
         costs = _ms_by_exit(artifacts.read_manifest(folder), stage_ms, profile, uplink_mbps, rtt_ms)
@@ -114,7 +124,41 @@ def calibrate(
         draw_frontier(front, chosen, unit, plot, title)
         console.print(f"drawn: {plot}")
     if out is not None:
-        copy_with_rule(artifact, out, table.apply(chosen.rule))
+        copy_with_rule(artifact, out, table, chosen.rule)
+        console.print(f"written: {out}")
+
+
+def _guarantee(
+    artifact: str,
+    data: Path | None,
+    criterion: Criterion,
+    tolerated_loss: float,
+    confidence: float,
+    loss: Loss,
+    out: Path | None,
+    json_file: Path | None,
+    *,
+    others: bool,
+) -> None:
+    """Choose by proof instead of by screening."""
+    from branchynet.decisions.risk import control_risk
+    from branchynet.errors import InvalidInput
+    from branchynet.training.assembly import calibration_table, copy_with_rule
+    from cli.guarantee import guarantee_figures, print_guarantee
+
+    if others:
+        raise InvalidInput(
+            "--tolerated-loss goes with --criterion, --confidence, --loss, --out and --json only; what is fitted on the "
+            "calibration images, as temperatures and gates are, would void the guarantee"
+        )
+    if criterion not in LOGIT_CRITERIA:
+        raise InvalidInput(f"--tolerated-loss with criterion {criterion.value}: only {', '.join(LOGIT_CRITERIA)} will do")
+    manifest, table = calibration_table(artifact, data)
+    found = control_risk(table, criterion, tolerated_loss, confidence, loss)
+    print_guarantee(manifest.name, found)
+    write_json(json_file, guarantee_figures(manifest.name, found))
+    if out is not None:
+        copy_with_rule(artifact, out, table, found.rule, found)
         console.print(f"written: {out}")
 
 

@@ -1,8 +1,7 @@
-"""`branchynet calibrate --tolerated-loss`: the options, and what is printed and recorded of a guarantee."""
+"""`branchynet calibrate --tolerated-loss`: the options, and what is printed of a guarantee."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,10 +11,9 @@ from branchynet.decisions.risk import Loss
 from cli.output import console
 
 if TYPE_CHECKING:
-    from branchynet.decisions.outcomes import OutcomeTable
     from branchynet.decisions.risk import RiskControlled
 
-__all__ = ["ConfidenceOption", "LossOption", "ToleratedLossOption", "guarantee_figures", "print_guarantee", "record"]
+__all__ = ["ConfidenceOption", "LossOption", "ToleratedLossOption", "guarantee_figures", "print_guarantee"]
 
 ToleratedLossOption = Annotated[
     float | None,
@@ -67,12 +65,3 @@ def guarantee_figures(name: str, found: RiskControlled) -> dict[str, Any]:
         "macs": result.cost,
         "guarantee": {**found.to_json(), "certified": found.certified, "tried": found.tried},
     }
-
-
-def record(folder: Path, table: OutcomeTable, found: RiskControlled | None) -> None:
-    """Add to the artifact in *folder*, which has its new rule already, its scores' reference and the guarantee."""
-    from branchynet.artifact import read_manifest
-    from branchynet.decisions.drift import Reference
-    from branchynet.reference import record_calibration
-
-    record_calibration(folder, Reference.of(table, read_manifest(folder).rule), found)

@@ -1,4 +1,4 @@
-"""`branchynet`: train, evaluate, models, calibrate, edge, cloud, classify, demo, fleet."""
+"""`branchynet`: one command for everything; each room of this package is one of its words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 import branchynet
 from branchynet.errors import BranchyNetError
-from cli import calibrate, classify, demo, evaluate, fleet, models, nodes, simulate, train
+from cli import calibrate, classify, demo, drift, evaluate, fleet, models, nodes, simulate, train
 
 __all__ = ["app", "main"]
 
@@ -41,6 +41,7 @@ nodes.register(app)
 app.command("evaluate")(evaluate.evaluate)
 app.command("models")(models.models)
 app.command("calibrate")(calibrate.calibrate)
+app.command("drift")(drift.drift)
 app.command("train")(train.train)
 
 

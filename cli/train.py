@@ -13,31 +13,45 @@ from cli.output import DataOption, JsonOption, console, progress_bar, write_json
 
 if TYPE_CHECKING:
     from branchynet.manifest import Manifest
+    from branchynet.training.datasets import Dataset
     from branchynet.training.joint import Step
     from branchynet.training.recipes import Recipe
 
 __all__ = ["train"]
 
 
+SeedOption = Annotated[int | None, typer.Option(help="Replaces the recipe's seed.")]
+TrunkEpochsOption = Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=0)]
+JointEpochsOption = Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Folder for the artifact; runs/RECIPE/artifact if not given.", file_okay=False)
+]
+RunOption = Annotated[
+    Path | None, typer.Option(help="Folder for checkpoints and log; runs/RECIPE if not given.", file_okay=False)
+]
+PhaseOption = Annotated[
+    Literal["trunk", "joint", "baseline"] | None, typer.Option(help="Run only this phase; all if not given.")
+]
+TrunkFromOption = Annotated[
+    Path | None,
+    typer.Option(help="Take the trunk from another run's folder, and have no trunk phase.", file_okay=False),
+]
+WeightsOption = Annotated[
+    Literal["fp32", "fp16"], typer.Option(help="How weights lie on disk; half precision halves the artifact.")
+]
+
+
 def train(
     recipe: Annotated[str, typer.Option(help="Name of the recipe; --list shows them.")] = "lenet-fashion",
     data: DataOption = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the artifact; runs/RECIPE/artifact if not given.", file_okay=False)
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(help="Folder for checkpoint and log; runs/RECIPE if not given.", file_okay=False)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Replaces the recipe's seed.")] = None,
-    trunk_epochs: Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)] = None,
-    joint_epochs: Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)] = None,
-    phase: Annotated[
-        Literal["trunk", "joint", "baseline"] | None, typer.Option(help="Run only this phase; all if not given.")
-    ] = None,
-    trunk_from: Annotated[
-        Path | None,
-        typer.Option(help="Take the trunk from another run's folder, and have no trunk phase.", file_okay=False),
-    ] = None,
+    out: OutOption = None,
+    run: RunOption = None,
+    seed: SeedOption = None,
+    trunk_epochs: TrunkEpochsOption = None,
+    joint_epochs: JointEpochsOption = None,
+    phase: PhaseOption = None,
+    trunk_from: TrunkFromOption = None,
+    weights: WeightsOption = "fp32",
     threads: Annotated[int | None, typer.Option(help="Threads; all cores if not given.", min=1)] = None,
     json_file: JsonOption = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
@@ -49,8 +63,7 @@ def train(
     """
     import torch
 
-    from branchynet.errors import Unavailable
-    from branchynet.training import datasets, joint
+    from branchynet.training import joint
     from branchynet.training.assembly import assemble, training_split
     from branchynet.training.recipes import RECIPES, named_recipe
 
@@ -66,34 +79,40 @@ def train(
     out = out or run / "artifact"
     training, calibration = training_split(chosen, data)
     console.print(f"{training.source}: {len(training):,} images to train on, {len(calibration):,} held out")
+    phases = (phase,) if phase else joint.PHASES
     with progress_bar() as bar:
-        trained = joint.train(
-            chosen,
-            training,
-            calibration,
-            run,
-            _Display(bar),
-            phases=(phase,) if phase else joint.PHASES,
-            trunk_from=trunk_from,
-        )
+        display = _Display(bar)
+        trained = joint.train(chosen, training, calibration, run, display, phases=phases, trunk_from=trunk_from)
     if trained is None:
         console.print(f"not finished: run the other phases with --run {run} too, then this command without --phase")
         return
-    try:
-        test = datasets.load(chosen.dataset, "test", data, progress=True)
-    except Unavailable as error:
-        console.print(f"no test results: {error}")
-        test = None
-    command = f"branchynet train --recipe {recipe}" + "".join(
-        f" --{name.replace('_', '-')} {value}" for name, value in given.items()
-    )
-    manifest = assemble(
-        out.name if out.name != "artifact" else recipe, out, chosen, trained, calibration, test, command
-    )
+    name = out.name if out.name != "artifact" else recipe
+    command = _command(recipe, {**given, "trunk-from": trunk_from, "weights": weights})
+    test = _test_images(chosen, data)
+    manifest = assemble(name, out, chosen, trained, calibration, test, command, weights)
     console.print(f"written to {out}")
     _print_results(manifest)
     thresholds = list(manifest.rule.thresholds)
     write_json(json_file, {"artifact": manifest.name, "thresholds": thresholds, **manifest.results})
+
+
+def _command(recipe: str, options: dict[str, Any]) -> str:
+    """The command line that makes the artifact again."""
+    kept = {name: value for name, value in options.items() if value not in (None, "fp32")}
+    return " ".join(
+        [f"branchynet train --recipe {recipe}", *(f"--{name.replace('_', '-')} {value}" for name, value in kept.items())]
+    )
+
+
+def _test_images(recipe: Recipe, data: Path | None) -> Dataset | None:
+    from branchynet.errors import Unavailable
+    from branchynet.training import datasets
+
+    try:
+        return datasets.load(recipe.dataset, "test", data, progress=True)
+    except Unavailable as error:
+        console.print(f"no test results: {error}")
+        return None
 
 
 def _print_recipes(recipes: dict[str, Recipe]) -> None:
@@ -105,7 +124,8 @@ def _print_recipes(recipes: dict[str, Recipe]) -> None:
 
 def _print_results(manifest: Manifest) -> None:
     thresholds = ", ".join(f"{threshold:.4g}" for threshold in manifest.rule.thresholds)
-    console.print(f"{manifest.name}: {manifest.rule.criterion} below {thresholds} leaves")
+    if thresholds:
+        console.print(f"{manifest.name}: {manifest.rule.criterion} below {thresholds} leaves")
     for name, result in manifest.results.items():
         shares = " / ".join(f"{100 * share:.1f}" for share in result["exit_shares"])
         macs = f"{result['macs'] / 1e6:.3f} M MACs per image"

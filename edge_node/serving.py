@@ -49,12 +49,12 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[tuple[EdgeNode, int
 def _watcher(manifest: Manifest, half: Runner, keep_exit_share: float | None) -> Watcher | None:
     """What watches the exits of *half*; None for an artifact without a reference of its scores."""
     reference = reference_of(manifest)
-    if reference is not None:
+    if reference is not None and not manifest.rule.remembers:  # an edge does not keep the history of those who left
         exits = sum(number is not None for number in half.exit_of_stage[: half.last])
         return Watcher(reference, exits, keep_exit_share)
     if keep_exit_share is not None:
         raise InvalidInput(
             f"keep_exit_share is {keep_exit_share:g}, but {manifest.name} has no scores of its calibration to go by; "
-            "`branchynet calibrate --out` writes them"
+            "`branchynet calibrate --out` writes them, for any criterion but patience"
         )
     return None

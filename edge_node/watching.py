@@ -60,7 +60,7 @@ class Watcher:
         for index in range(self._exits):
             if self._under.thresholds[:index] != self._calibrated.thresholds[:index]:
                 break  # whom the exits before keep now is another population than at calibration
-            scores = self._under.criterion.score(logits[exits == index])
+            scores = self._under.score(index, logits[exits == index])
             passed_on = int((exits > index).sum())
             alarm = self.monitor.observe(index, scores, passed_on, self._under.thresholds[index])
             if alarm is not None:

@@ -50,7 +50,7 @@ def build(folder: Path) -> Dataset:
     print("held-out accuracy by exit:", "  ".join(f"{accuracy:.2f}" for accuracy in accuracies[-1]))
 
     cost = measure_cost(network)
-    _, chosen = choose_rule(measure_outcomes(network, cost, held_out), Criterion.ENTROPY, max_drop=0.01, candidates=50)
+    _, chosen = choose_rule(measure_outcomes(network, cost, held_out), Criterion.ENTROPY, max_drop=0.01)
     manifest = Manifest(
         name="attached-resnet10t",
         architecture=ExportedArchitecture.of("resnet10t", network),

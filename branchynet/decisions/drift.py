@@ -83,7 +83,7 @@ class Reference:
 
         Raises `InvalidInput` if an exit is reached by no sample, so that nothing can be said of it.
         """
-        left, scores, exits = table.exit_of(rule), table.scores(rule.criterion), []
+        left, scores, exits = table.exit_of(rule), table.scores(rule), []
         for index in range(table.exits - 1):
             reached = np.sort(scores[index][left >= index])
             if not len(reached):

@@ -8,11 +8,15 @@ from typing import Any
 
 from branchynet import artifact as artifacts
 from branchynet.decisions.calibration import frontier, select
+from branchynet.decisions.drift import Reference
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, RuleResult
+from branchynet.decisions.risk import RiskControlled
 from branchynet.errors import InvalidInput
-from branchynet.manifest import Manifest
-from branchynet.models import cost, zoo
+from branchynet.manifest import Manifest, Weights
+from branchynet.models import zoo
+from branchynet.network import BranchyNet
+from branchynet.reference import record_calibration
 from branchynet.training import datasets
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
@@ -21,7 +25,6 @@ from branchynet.training.recipes import Recipe
 
 __all__ = ["assemble", "calibration_table", "choose_rule", "copy_with_rule", "held_out_images", "training_split"]
 
-MAX_DROP = 0.001
 DEFAULT_CUT = 1
 
 
@@ -58,50 +61,67 @@ def choose_rule(
     return front, select(front, float(table.correct[-1].mean()) - max_drop)
 
 
-def copy_with_rule(name_or_folder: str, out: Path, chosen: RuleResult) -> Manifest:
-    """Copy an artifact to *out* (its own folder is fine) with another rule.
+def copy_with_rule(
+    name_or_folder: str, out: Path, table: OutcomeTable, rule: ExitRule, guarantee: RiskControlled | None = None
+) -> Manifest:
+    """Copy an artifact to *out* (its own folder is fine) with another *rule*, chosen on *table*.
 
-    What was measured with the old rule is dropped.
+    What was measured with the old rule is dropped; what the new one does on *table* is recorded, with its *guarantee*
+    if it has one, and with the scores there, which an edge that watches its exits compares with.
     """
     source = zoo.find(name_or_folder)
     if source.resolve() != out.resolve():
         shutil.copytree(source, out, dirs_exist_ok=True)
-    manifest = artifacts.read_manifest(source).with_rule(chosen.rule, {"calibration": _result_json(chosen)})
+    results = {"calibration": _result_json(table.apply(rule))}
+    manifest = artifacts.read_manifest(source).with_rule(rule, results)
     artifacts.write_manifest(out, manifest)
-    return manifest
+    return manifest if rule.remembers else record_calibration(out, Reference.of(table, rule), guarantee)
 
 
 def assemble(
-    name: str, out: Path, recipe: Recipe, trained: Trained, calibration: Dataset, test: Dataset | None, command: str
+    name: str,
+    out: Path,
+    recipe: Recipe,
+    trained: Trained,
+    calibration: Dataset,
+    test: Dataset | None,
+    command: str,
+    weights: Weights = "fp32",
 ) -> Manifest:
-    """Calibrate *trained* on *calibration*, measure it on *test* if there is one, and write the artifact to *out*."""
-    costs = cost(recipe.architecture)
-    _, chosen = choose_rule(measure_outcomes(trained.network, costs, calibration), Criterion.ENTROPY, MAX_DROP)
+    """Calibrate *trained* on *calibration*, measure it on *test* if there is one, and write the artifact to *out*.
+
+    The rule is the cheapest that loses at most the recipe's *max_drop* to the plain trunk, or to the network's own
+    final exit where that is the worse of the two.
+    """
     manifest = Manifest(
         name=name,
         architecture=recipe.architecture,
         normalisation=trained.network.normalisation,
         labels=calibration.classes,
         dataset=recipe.dataset,
-        rule=chosen.rule,
+        rule=ExitRule.never(trained.network.exits),
         cut=DEFAULT_CUT,
         files={},
         training={"command": command, "recipe": recipe.to_json()},
-        results={"calibration": _result_json(chosen)},
+        results={},
     )
-    manifest = artifacts.save(out, manifest, trained.network, trained.baseline)
+    manifest = artifacts.save(out, manifest, trained.network, trained.baseline, weights)
+    # From here on the artifact as it lies on disk, rounded weights and all: a reader who loads it finds the same.
+    network, baseline = artifacts.load(out)[1], artifacts.load_baseline(out, manifest)
+    table = measure_outcomes(network, manifest.cost, calibration)
+    floor = min(trunk_accuracy(baseline, calibration), float(table.correct[-1].mean())) - recipe.max_drop
+    chosen = select(frontier(table, Criterion.ENTROPY), floor)
+    results = {"calibration": _result_json(chosen)}
     if test is not None:
-        results = {**manifest.results, "test": _test_results(out, manifest, chosen.rule, test)}
-        manifest = manifest.with_rule(chosen.rule, results)
-        artifacts.write_manifest(out, manifest)
-    return manifest
+        results["test"] = _test_results(manifest, network, baseline, chosen.rule, test)
+    artifacts.write_manifest(out, manifest.with_rule(chosen.rule, results))
+    return record_calibration(out, Reference.of(table, chosen.rule))
 
 
-def _test_results(folder: Path, manifest: Manifest, rule: ExitRule, test: Dataset) -> dict[str, Any]:
-    """Results of the artifact as it lies on disk, so that a reader who loads it finds the same."""
-    _, network = artifacts.load(folder)
+def _test_results(
+    manifest: Manifest, network: BranchyNet, baseline: BranchyNet, rule: ExitRule, test: Dataset
+) -> dict[str, Any]:
     table = measure_outcomes(network, manifest.cost, test)
-    baseline = artifacts.load_baseline(folder, manifest)
     return {
         "images": len(test),
         **_result_json(table.apply(rule)),

@@ -92,6 +92,6 @@ def _load(path: Path) -> tuple[dict[str, Any], Checkpoint]:
 
 
 def _described(recipe: Recipe, phase: str) -> dict[str, Any]:
-    """What decides the phase's outcome."""
-    left_out = JOINT_ONLY if phase == "trunk" else ()
+    """What decides the phase's outcome; thresholds are chosen after all of them."""
+    left_out = ("max_drop", *(JOINT_ONLY if phase == "trunk" else ()))
     return {key: value for key, value in recipe.to_json().items() if key not in left_out}

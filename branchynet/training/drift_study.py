@@ -66,7 +66,7 @@ def samples_until_alarm(
     table: OutcomeTable, reference: Reference, order: NDArray[np.int64], false_alarm: float
 ) -> tuple[int, int] | None:
     """How many samples in that *order*, int64 [N], came until the first alarm, and its exit; None if none came."""
-    left, scores = table.exit_of(reference.rule)[order], table.scores(reference.rule.criterion)[:, order]
+    left, scores = table.exit_of(reference.rule)[order], table.scores(reference.rule)[:, order]
     monitor = Monitor(reference, false_alarm)
     for start in range(0, len(order), BATCH):
         batch = slice(start, start + BATCH)

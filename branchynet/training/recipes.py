@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import Architecture
 
-__all__ = ["JOINT_ONLY", "RECIPES", "Recipe", "named_recipe"]
+__all__ = ["JOINT_ONLY", "MAX_DROP", "RECIPES", "Recipe", "named_recipe"]
 
 Augmentation = Literal["none", "affine", "crop-flip", "crop-flip-cutout"]
 Optimiser = Literal["adam", "adamw", "sgd"]
@@ -29,6 +29,8 @@ _LEGAL = {
 # What the trunk phase does not depend on: these may change after it without training the trunk again.
 JOINT_ONLY = ("joint_epochs", "schedule", "exit_weights", "distillation", "averaging", "baseline")
 
+MAX_DROP = 0.001
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -36,6 +38,7 @@ class Recipe:
 
     *exit_weights*: weight of each exit's loss in the joint phase, the final exit last (BranchyNet, section III-A).
     *distillation*: weight of the divergence from the final exit's probabilities to each branch's.
+    *max_drop*: accuracy 0..1 that the artifact's exit rule may lose against the plain trunk on held-out images.
     *calibration_images*: how many training images are held out for thresholds, never trained on.
     *trunk_epochs* 0: all exits are trained together from fresh weights.
     *trunk_schedule*, *schedule*: the learning rate in the trunk phase, and in the joint and baseline phases.
@@ -64,6 +67,7 @@ class Recipe:
     averaging: float = 0.0
     precision: Precision = "fp32"
     baseline: Baseline = "trained-on"
+    max_drop: float = MAX_DROP
     calibration_images: int = 5_000
     seed: int = 0
 
@@ -75,6 +79,8 @@ class Recipe:
             raise InvalidInput("trunk_epochs is 0, so there is no trained trunk to be the baseline")
         if not 0 <= self.averaging < 1:
             raise InvalidInput(f"averaging is {self.averaging}; it must lie in 0 <= averaging < 1")
+        if not 0 <= self.max_drop <= 1:
+            raise InvalidInput(f"max_drop is {self.max_drop}; it must lie in 0 to 1")
         if self.trunk_side < 0:
             raise InvalidInput(f"trunk_side is {self.trunk_side}; it must not be negative")
         if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):

@@ -23,9 +23,10 @@ from branchynet.engine import Engine, Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
 from branchynet.models import zoo
-from branchynet.training.assembly import MAX_DROP, choose_rule, held_out_images
+from branchynet.training.assembly import choose_rule, held_out_images
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import Evaluated, accuracy_figures, exit_logits, measure_outcomes, paired_figures
+from branchynet.training.recipes import MAX_DROP
 from branchynet.training.timings import Timings, run_plain
 
 __all__ = ["Yardstick", "cascade_yardstick", "static_yardstick", "verdict", "yardstick_figures"]
@@ -90,7 +91,7 @@ def cascade_yardstick(name: str | Path, evaluated: Evaluated, dataset: Dataset, 
         return OutcomeTable(logits, images.labels, np.array([macs, macs + trunk_macs], dtype=np.float64))
 
     calibration = outcomes(held_out, exit_logits(trunk, held_out)[0])
-    _, chosen = choose_rule(calibration, Criterion.ENTROPY, MAX_DROP)
+    _, chosen = choose_rule(calibration, Criterion.ENTROPY, ours.get("max_drop", MAX_DROP))
     return Yardstick("cascade", folder, manifest, outcomes(dataset, evaluated.trunk_logits), chosen.rule)
 
 

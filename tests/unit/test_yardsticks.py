@@ -15,11 +15,12 @@ from branchynet.errors import InvalidInput
 from branchynet.models import Architecture, cost
 from branchynet.prediction import Place
 from branchynet.training import datasets
-from branchynet.training.assembly import MAX_DROP, assemble, choose_rule
+from branchynet.training.assembly import assemble, choose_rule
 from branchynet.training.comparison import compare, measure_timings
 from branchynet.training.datasets import split_calibration
 from branchynet.training.evaluation import exit_logits, measure_outcomes, score
 from branchynet.training.joint import train
+from branchynet.training.recipes import MAX_DROP
 from branchynet.training.yardsticks import cascade_yardstick, static_yardstick, verdict
 from edge_node.node import EdgeNode
 
