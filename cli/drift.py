@@ -120,7 +120,9 @@ def _print(figures: dict[str, Any]) -> None:
     table = Table(title=f"{figures['artifact']} on {figures['images']:,} images of {figures['dataset']}, made worse")
     for column in ("images", "accuracy %", "exits %", "M MACs", "alarm after", "exit", "orders", "re-tuned: exits %",
                    "M MACs", "accuracy %"):  # fmt: skip
-        table.add_column(column, justify="left" if column == "images" else "right", no_wrap="exits" in column)
+        table.add_column(
+            column, justify="left" if column == "images" else "right", no_wrap="exits" in column or column == "images"
+        )
     for row in figures["rows"]:
         clean = row["corruption"] == "clean"
         orders = figures["clean_orders"] if clean else figures["orders"]

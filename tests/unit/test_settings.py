@@ -29,6 +29,7 @@ OTHER = {
     "cut": (2, "2"),
     "offload_timeout_ms": (99.5, "99.5"),
     "reserve_ms": (0.0, "0"),
+    "keep_exit_share": (0.8, "0.8"),
     "first_stage": (1, "1"),
 }
 CASES = [(kind, name) for kind in KINDS for name in kind.model_fields if name != "config"]
@@ -223,6 +224,8 @@ def test_a_bad_key_in_the_file_is_refused_with_its_name_and_value(kind, name, wo
         (EdgeSettings, "reserve_ms", "-1"),
         (EdgeSettings, "reserve_ms", "nan"),
         (EdgeSettings, "reserve_ms", "inf"),
+        (EdgeSettings, "keep_exit_share", "0"),
+        (EdgeSettings, "keep_exit_share", "1"),
         (EdgeSettings, "offload_timeout_ms", "inf"),
         (CloudSettings, "first_stage", "-1"),
     ],
