@@ -148,11 +148,13 @@ def _guarantee(
 
     if others:
         raise InvalidInput(
-            "--tolerated-loss goes with --criterion, --confidence, --loss, --out and --json only; what is fitted on the "
-            "calibration images, as temperatures and gates are, would void the guarantee"
+            "--tolerated-loss goes with --criterion, --confidence, --loss, --out and --json only; "
+            "temperatures and gates, which are fitted on the calibration images, would void the guarantee"
         )
     if criterion not in LOGIT_CRITERIA:
-        raise InvalidInput(f"--tolerated-loss with criterion {criterion.value}: only {', '.join(LOGIT_CRITERIA)} will do")
+        raise InvalidInput(
+            f"--tolerated-loss with criterion {criterion.value}: only {', '.join(LOGIT_CRITERIA)} will do"
+        )
     manifest, table = calibration_table(artifact, data)
     found = control_risk(table, criterion, tolerated_loss, confidence, loss)
     print_guarantee(manifest.name, found)

@@ -100,7 +100,10 @@ def _command(recipe: str, options: dict[str, Any]) -> str:
     """The command line that makes the artifact again."""
     kept = {name: value for name, value in options.items() if value not in (None, "fp32")}
     return " ".join(
-        [f"branchynet train --recipe {recipe}", *(f"--{name.replace('_', '-')} {value}" for name, value in kept.items())]
+        [
+            f"branchynet train --recipe {recipe}",
+            *(f"--{name.replace('_', '-')} {value}" for name, value in kept.items()),
+        ]
     )
 
 

@@ -35,9 +35,14 @@ def test_it_trains_exports_and_serves(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"^layer1 +64×7×7 +12\.5 ", done.stdout, re.MULTILINE)
     answers, right = re.findall(r"(\d+) answers, (\d\.\d+) right", done.stdout)[0]
-    places = re.findall(r"exit (\d) on the (edge|cloud): (\d+)", done.stdout)
+    places = re.findall(r"exit (\d) on the (edge|cloud|fallback): (\d+)", done.stdout)
     assert int(answers) == sum(int(count) for *_, count in places) == 150
-    assert {(int(number), place) for number, place, _ in places} <= {(0, "edge"), (1, "cloud"), (2, "cloud")}
+    assert {(int(number), place) for number, place, _ in places} <= {
+        (0, "edge"),
+        (0, "fallback"),  # on a machine that is too busy to answer within the offload's two seconds
+        (1, "cloud"),
+        (2, "cloud"),
+    }
     assert float(right) > 0.5
     manifest = artifact.read_manifest(tmp_path)
     assert (manifest.exported, manifest.stages, manifest.cut_shapes[1]) == (True, 3, (64, 7, 7))

@@ -13,7 +13,7 @@ from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.decisions.outcomes import RuleResult
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import cost
-from branchynet.training import assembly, datasets
+from branchynet.training import datasets
 from branchynet.training.assembly import assemble, calibration_table, choose_rule, copy_with_rule, training_split
 from branchynet.training.datasets import split_calibration
 from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
