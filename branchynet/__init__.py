@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from branchynet.errors import BranchyNetError as BranchyNetError
     from branchynet.manifest import Manifest as Manifest
     from branchynet.models import Architecture as Architecture
+    from branchynet.models.attach import attach as attach
+    from branchynet.models.attach import legal_cuts as legal_cuts
     from branchynet.network import BranchyNet as BranchyNet
     from branchynet.network import Stage as Stage
     from branchynet.prediction import Place as Place
@@ -37,6 +39,8 @@ _HOMES = {
     "Policy": "prediction",
     "Prediction": "prediction",
     "Stage": "network",
+    "attach": "models.attach",
+    "legal_cuts": "models.attach",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (the keys are literal strings)

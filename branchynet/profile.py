@@ -1,26 +1,30 @@
 """What a network costs: counted on its layers (MACs, parameters, bytes at each cut), and timed stage by stage.
 
-A MAC is one multiplication with its addition in a convolution or linear layer; pooling, activation,
-normalisation and softmax are not counted (the convention of the figures in `docs/results`).
+A MAC is one multiplication with its addition in a convolution, a linear layer or another matrix product (attention has
+two); pooling, activation, normalisation and softmax are not counted (the convention of the figures in `docs/results`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.timing import StageTimes
 from branchynet.engine import Array, Runner
 from branchynet.network import BranchyNet
 
-__all__ = ["NetworkCost", "StageCost", "count_macs", "measure_cost", "time_stages"]
+__all__ = ["NetworkCost", "StageCost", "count_macs", "count_macs_of", "measure_cost", "time_stages"]
+
+# torch's counter knows the attention of other devices only.
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +78,16 @@ class NetworkCost:
 
 
 def count_macs(module: nn.Module, x: Tensor) -> int:
-    """MACs of the convolution and linear layers of *module* for input *x*, divided by the batch size."""
-    total = 0
+    """MACs of *module* for input *x*, divided by the batch size."""
+    return count_macs_of(lambda: module(x)) // len(x)
 
-    def add(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        # Each output value takes one MAC for each weight of its filter (or row).
-        total += output[0].numel() * weight[0].numel()
 
-    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    handles = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        module(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return total
+def count_macs_of(run: Callable[[], object]) -> int:
+    """MACs of everything that *run* computes: counted where torch carries it out, in layers and functions alike."""
+    with FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops}) as counter:
+        run()
+    flops: int = counter.get_total_flops()
+    return flops // 2  # a multiplication and an addition are two floating-point operations
 
 
 @torch.inference_mode()
@@ -135,6 +131,10 @@ def time_stages(
                     spent[repeat, stage, column] = 1e3 * (time.perf_counter() - started_s)
     medians = np.median(spent, axis=0)
     return StageTimes(tuple(batches), tuple(tuple(map(float, row)) for row in medians))
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _params(module: nn.Module | None) -> int:

@@ -25,6 +25,8 @@ class Event(StrEnum):
     FAILED = "request failed"
     CLOUD_LOST = "cloud does not answer; the edge answers alone"
     CLOUD_BACK = "cloud answers again"
+    DRIFT = "scores are no longer those of calibration"
+    RETUNED = "thresholds moved to keep the exit share"
 
 
 def configure_logging(level: LogLevel, log_format: LogFormat) -> None:

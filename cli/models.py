@@ -24,11 +24,12 @@ def models(json_file: JsonOption = None) -> None:
     from branchynet.training.records import summary
 
     names = [*zoo.shipped(), *(name for name in zoo.trained() if name not in zoo.shipped())]
-    rows = [summary(zoo.find(name)) for name in names]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # eleven columns need the room that lines would take
-    for column in ("name", "network", "data", "acc. %", "95 %", "trunk %", "exits %", "MACs", "ms", "T", "kB"):
+    rows = [summary(zoo.find(name)) | {"name": name} for name in names]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # ten columns need the room that lines would take
+    for column in ("name", "network", "data", "acc. %", "95 %", "exits %", "MACs", "ms", "T", "kB"):
         left = column in ("name", "network", "data")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+        wraps = column in ("network", "T")
+        table.add_column(column, justify="left" if left else "right", no_wrap=not wraps, min_width=None if wraps else 4)
     for row in rows:
         table.add_row(*_cells(row))
     console.print(table)
@@ -43,17 +44,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
     def gain(key: str) -> str:
         return "–" if row[key] is None else f"{row[key]:.2f}x"
 
-    tested = row["accuracy"] is not None
+    tested = row["interval"] is not None
     return [
         row["name"],
         row["network"] + (f" ({row['variant']})" if row["variant"] != "paper" else ""),
         row["dataset"],
         f"{100 * row['accuracy']:.2f}" if tested else "–",
         interval(row["interval"]).replace(" ", "") if tested else "–",
-        f"{100 * row['trunk_accuracy']:.2f}" if tested else "–",
         percents(row["exit_shares"], 0).replace(" ", "") if tested else "–",
         gain("gain_macs"),
         gain("gain_ms"),
-        ", ".join(f"{threshold:.3g}" for threshold in row["thresholds"]),
+        ", ".join(f"{threshold:.3g}" for threshold in row["thresholds"]) or "–",
         f"{row['weight_bytes'] / 1e3:,.0f}",
     ]

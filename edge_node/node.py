@@ -24,6 +24,7 @@ from branchynet.manifest import Manifest
 from branchynet.prediction import Place, Policy, Prediction
 from branchynet.validation import check_batch
 from branchynet.worker import Timed, Worker
+from edge_node.watching import Watcher
 
 __all__ = ["CloudAnswers", "EdgeNode", "OffloadFailed", "Uplink"]
 
@@ -67,7 +68,10 @@ class Uplink(Protocol):
 
 
 class EdgeNode:
-    """Stages [0, cut) of an artifact on one compute thread, and the way to the cloud (None: there is none)."""
+    """Stages [0, cut) of an artifact on one compute thread, and the way to the cloud (None: there is none).
+
+    A *watcher*, if given, sees every batch whose request brought no rule, and may move the rule of the next ones.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class EdgeNode:
         limits: OffloadLimits,
         max_batch: int,
         clock_s: Callable[[], float] = time.perf_counter,
+        watcher: Watcher | None = None,
     ) -> None:
         if network.first != 0:
             raise InvalidInput(f"an edge half must start at stage 0, this one starts at {network.first}")
@@ -87,6 +92,7 @@ class EdgeNode:
         self._uplink = uplink
         self._limits = limits
         self._clock_s = clock_s
+        self._watcher = watcher
         self._worker = Worker("edge-compute")
 
     async def classify(
@@ -104,12 +110,16 @@ class EdgeNode:
         """
         arrived_s = self._clock_s()
         check_batch(images, np.dtype(np.uint8), self.served.input_shape, self.served.max_batch, "images")
+        watcher = self._watcher if rule is None else None
         rule = rule or self.served.rule
         rule.check_exits(self._network.exits, self._network.classes)
         batch = images.copy()  # the message's buffer is read-only and not aligned, which torch does not take
         cut = 0 if policy is Policy.CLOUD_ONLY else self._network.last
         done = await self._run(batch, 0, cut, rule)
         progress = done.value
+        if watcher is not None and cut > 0:
+            watcher.note(progress, rule)
+            self.served = replace(self.served, rule=watcher.rule)
         if not len(progress.remaining) or policy is Policy.EDGE_ONLY:
             return _answers(done, rule)
         asked_s = self._clock_s()

@@ -30,3 +30,10 @@ class EdgeSettings(NodeSettings):
         ge=0,
         allow_inf_nan=False,
     )
+    keep_exit_share: float | None = Field(
+        None,
+        description="move the thresholds so that this share of the images leaves on the edge; needs an artifact whose "
+        "manifest has the scores of its calibration",
+        gt=0,
+        lt=1,
+    )

@@ -70,8 +70,10 @@ class PairedComparison:
     def p_value(self) -> float:
         """Two-sided p-value of McNemar's exact test (1947): of no difference, given how many samples differ at all."""
         differing = self.only_first + self.only_second
-        fewer = min(self.only_first, self.only_second)
-        tail = sum(math.comb(differing, count) for count in range(fewer + 1))
+        ways, tail = 1, 1  # in whole numbers: how many ways there are to pick `count` of them, and up to `count`
+        for count in range(1, min(self.only_first, self.only_second) + 1):
+            ways = ways * (differing - count + 1) // count
+            tail += ways
         return min(1.0, 2 * tail / (1 << differing))
 
 

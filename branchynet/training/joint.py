@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -32,7 +32,7 @@ from branchynet.training.checkpoints import Checkpoint, State
 from branchynet.training.datasets import Dataset
 from branchynet.training.recipes import Recipe
 
-__all__ = ["PHASES", "Phase", "Step", "Trained", "check_data", "exit_accuracies", "joint_loss", "train"]
+__all__ = ["PHASES", "ExitLosses", "Phase", "Step", "Trained", "check_data", "exit_accuracies", "joint_loss", "train"]
 
 Phase = Literal["trunk", "joint", "baseline"]
 PHASES: tuple[Phase, ...] = ("trunk", "joint", "baseline")
@@ -88,7 +88,23 @@ def measure_normalisation(dataset: Dataset) -> Normalisation:
     return Normalisation(tuple(round(float(m), 4) for m in mean), tuple(round(float(s), 4) for s in std))
 
 
-def joint_loss(logits: list[Tensor], labels: Tensor, recipe: Recipe) -> Tensor:
+class ExitLosses(Protocol):
+    """What `joint_loss` reads of a recipe; see `Recipe` for the meaning of each."""
+
+    @property
+    def exit_weights(self) -> tuple[float, ...]:
+        """One weight for each exit."""
+
+    @property
+    def label_smoothing(self) -> float:
+        """Share of the target that is spread over all classes."""
+
+    @property
+    def distillation(self) -> float:
+        """Weight of the divergence from the final exit's probabilities."""
+
+
+def joint_loss(logits: list[Tensor], labels: Tensor, recipe: ExitLosses) -> Tensor:
     """Σ wₙ · cross-entropy(exit n) (section III-A), plus the recipe's distillation from the last exit to the branches.
 
     *logits*: [B, C] for each exit; *labels*: int64 [B]. The final exit's part in distillation carries no gradient:
