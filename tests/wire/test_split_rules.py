@@ -63,7 +63,7 @@ async def test_edge_and_cloud_answer_like_the_whole_network(
 ) -> None:
     async with serving_split(CLEAR, NAME, cut=cut) as split:
         for rule in some_rules(network, pixels):
-            expected = network.resume(torch.from_numpy(pixels), 0, 3, rule)
+            expected = network.resume(pixels, 0, 3, rule)
             assert len(set(expected.exits.tolist())) == (2 if rule is PATIENT else 3)
             for policy in (Policy.SPLIT, Policy.CLOUD_ONLY):
                 answers = await split.client.classify(pixels, rule=rule, policy=policy)
@@ -85,7 +85,7 @@ async def test_an_artifacts_own_rule_reaches_its_clients_and_serves_their_reques
         async with serving_edge("", folder, cut=3) as edge:
             assert (await edge.client.describe()).rule == rule
             answers = await edge.client.classify(pixels)
-        expected = network.resume(torch.from_numpy(pixels), 0, 3, rule)
+        expected = network.resume(pixels, 0, 3, rule)
         assert [answer.exit for answer in answers] == expected.exits.tolist()
 
 
@@ -105,8 +105,8 @@ async def test_a_history_that_does_not_fit_is_refused(
     network: BranchyNet, cut: int, rule: ExitRule, history: pb.History | None, words: str
 ) -> None:
     manifest = artifact.read_manifest(zoo.find(NAME))
-    images = torch.zeros(2, *network.input_shape, dtype=torch.uint8)
-    features = network.resume(images, 0, cut, ExitRule.never(3)).features.numpy()
+    images = np.zeros((2, *network.input_shape), dtype=np.uint8)
+    features = network.resume(images, 0, cut, ExitRule.never(3)).features
     request = resume_request(manifest.content_hash, cut, features, rule)
     if history is not None:
         request.history.CopyFrom(history)
