@@ -18,7 +18,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
@@ -71,8 +71,9 @@ class Operations:
         return node.op != "get_attr" and all(isinstance(leaf, _PLAIN) for leaf in self._leaves(node))
 
     def anything_after(self, place: int) -> bool:
-        """Whether something is still computed from the input after *place*."""
-        return any(node in self.from_input for node in self.nodes[place:])
+        """Whether something is still computed from the input after *place*; `nn.Identity` computes nothing."""
+        following = [node for node in self.nodes[place:] if node in self.from_input]
+        return any(not isinstance(self.trace.objects.get(str(node.target)), nn.Identity) for node in following)
 
     def place_after(self, name: str) -> int:
         """The place right after submodule *name* was called; `InvalidInput` unless it is called exactly once."""

@@ -174,6 +174,7 @@ def pooled(m, x):
         (made(Shared), ["mix"], "'mix' is called 3 times"),
         (made(Shared), ["again"], "'mix' is called 3 times"),
         (made(Shared), ["head"], "nothing is computed after submodule 'head'"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, CLASSES), nn.Identity()), ["1"], "nothing is computed after"),
         (chain(lambda m, x: pooled(m, m.one(x))), ["unused"], "'unused' is never called"),
         (chain(lambda m, x: (m.unused(x), pooled(m, m.one(x)))[1]), ["unused"], "output of submodule 'unused' is not"),
         (chain(lambda m, x: (k := x > 0, pooled(m, m.two(m.one(x)) * k[:, :1]))[1]), ["one"], "gt would.*torch.bool"),
