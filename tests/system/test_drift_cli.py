@@ -90,8 +90,7 @@ def test_a_guarantee_is_printed_and_recorded(
     figures = guarantee.guarantee_figures("lenet-fashion", found)
     assert figures["guarantee"]["samples"] == 800
     assert figures["criterion"] == "entropy"
-    copy_with_rule("lenet-fashion", copied, found.result)
-    guarantee.record(copied, table, found)
+    copy_with_rule("lenet-fashion", copied, table, found.rule, found)
     manifest = artifact.read_manifest(copied)
     assert manifest.rule == found.rule
     assert manifest.results["calibration"]["guarantee"] == found.to_json()

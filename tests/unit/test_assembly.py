@@ -9,10 +9,11 @@ from network_examples import LENET, TINY, quadrants, random_network, save_artifa
 from test_outcomes import random_table
 
 from branchynet import artifact
+from branchynet.decisions.drift import Reference
 from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
-from branchynet.decisions.outcomes import RuleResult
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import cost
+from branchynet.reference import reference_of
 from branchynet.training import datasets
 from branchynet.training.assembly import assemble, calibration_table, choose_rule, copy_with_rule, training_split
 from branchynet.training.datasets import split_calibration
@@ -97,17 +98,24 @@ def test_without_test_images_there_are_no_test_results(straight, tmp_path):
     )
 
 
-CHOSEN = RuleResult(ExitRule(Criterion.MARGIN, (0.3,)), 0.95, (0.7, 0.3), 1234.5)
+CHOSEN = ExitRule(Criterion.MARGIN, (0.3,))
+SCORED = random_table(2, 40, seed=5)
 
 
 def test_a_copy_with_another_rule_keeps_the_network_and_drops_old_results(tmp_path):
     original = save_artifact(tmp_path / "old", random_network())
     assert "test" in original.results
-    copy = copy_with_rule(str(tmp_path / "old"), tmp_path / "new", CHOSEN)
+    copy = copy_with_rule(str(tmp_path / "old"), tmp_path / "new", SCORED, CHOSEN)
     manifest, network = artifact.load(tmp_path / "new")
     assert manifest == copy
-    assert manifest.rule == CHOSEN.rule
-    assert manifest.results == {"calibration": {"accuracy": 0.95, "exit_shares": [0.7, 0.3], "macs": 1234.5}}
+    assert manifest.rule == CHOSEN
+    applied = SCORED.apply(CHOSEN)
+    calibration = manifest.results["calibration"]
+    assert set(manifest.results) == {"calibration"}
+    assert calibration["accuracy"] == pytest.approx(applied.accuracy, abs=1e-6)
+    assert calibration["exit_shares"] == pytest.approx(applied.exit_shares, abs=1e-6)
+    assert calibration["macs"] == pytest.approx(applied.cost, abs=0.1)
+    assert reference_of(manifest) == Reference.of(SCORED, CHOSEN)
     assert manifest.content_hash == original.content_hash
     assert dataclasses.replace(manifest, rule=original.rule, results=original.results) == original
     for name, tensor in random_network().state_dict().items():
@@ -119,13 +127,19 @@ def test_a_copy_with_another_rule_keeps_the_network_and_drops_old_results(tmp_pa
 def test_an_artifact_can_take_another_rule_in_place(tmp_path):
     save_artifact(tmp_path / "own", random_network())
     (tmp_path / "link").symlink_to(tmp_path / "own")
-    copy_with_rule(str(tmp_path / "own"), tmp_path / "link", CHOSEN)
-    assert artifact.load(tmp_path / "own")[0].rule == CHOSEN.rule
+    copy_with_rule(str(tmp_path / "own"), tmp_path / "link", SCORED, CHOSEN)
+    assert artifact.load(tmp_path / "own")[0].rule == CHOSEN
+
+
+def test_a_rule_with_a_memory_leaves_no_reference_to_watch_by(tmp_path):
+    save_artifact(tmp_path / "old", random_network())
+    manifest = copy_with_rule(str(tmp_path / "old"), tmp_path / "new", SCORED, ExitRule(Criterion.PATIENCE, (1.0,)))
+    assert reference_of(manifest) is None
 
 
 def test_copying_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(UnknownModel, match="nowhere"):
-        copy_with_rule("nowhere", tmp_path / "new", CHOSEN)
+        copy_with_rule("nowhere", tmp_path / "new", SCORED, CHOSEN)
     assert not (tmp_path / "new").exists()
 
 
