@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from branchynet.decisions.outcomes import OutcomeTable, RuleResult
-    from branchynet.manifest import Manifest
-
 __all__ = ["calibrate"]
 
 SHOWN_RULES = 12
@@ -87,45 +85,48 @@ def calibrate(
     accurate within --macs or --ms, or the cheapest that is proved to lose less than --tolerated-loss. With --out the
     artifact is copied there with that rule.
     """
-    from branchynet import artifact as artifacts
     from branchynet.decisions.calibration import frontier as search
     from branchynet.models import zoo
     from branchynet.training.assembly import calibration_table, copy_with_rule
     from branchynet.training.criteria import candidate_name
+    from branchynet.training.pictures import draw_frontier
     from branchynet.training.scoring import fit_rule
+    from cli.criteria import compare_on
 
     _check_purpose(macs, ms, compare=compare, choosing=bool(fix or frontier or out))
     if tolerated_loss is not None:
-        others = any((temperature, macs is not None, ms is not None, fix, frontier, compare, plot))
-        _guarantee(artifact, data, criterion, tolerated_loss, confidence, loss, out, json_file, others=others)
+        _check_alone(temperature, macs, ms, fix, frontier, compare, plot)
+        _guarantee(artifact, data, criterion, tolerated_loss, confidence, loss, out, json_file)
         return
-    folder, fixed, costs = zoo.find(artifact), _fixed(fix or []), None
-    if ms is not None:
-        costs = _ms_by_exit(artifacts.read_manifest(folder), stage_ms, profile, uplink_mbps, rtt_ms)
+    folder, fixed = zoo.find(artifact), _fixed(fix or [])
+    costs = None if ms is None else _ms_by_exit(folder, stage_ms, profile, uplink_mbps, rtt_ms)
     manifest, table = calibration_table(artifact, data)
     if compare:
-        from cli.criteria import compare_on
-
         compare_on(folder, manifest, table, data, max_drop, halvings, plot, json_file)
         return
     priced, unit = (table, "MACs") if costs is None else (replace(table, costs=costs), "ms")
     front = search(priced, fit_rule(table, criterion, tempered=temperature), fixed)
     chosen = _choose(front, table, max_drop, macs if ms is None else ms)
     title = f"{manifest.name}, {candidate_name(criterion, temperature)}: {len(table.labels):,} held-out training images"
-    _print(front, chosen, unit, title, whole=frontier)
-    console.print(f"final exit alone: {100 * table.correct[-1].mean():.2f} % for {priced.costs[-1]:,.6g} {unit}")
-    figures = {"artifact": manifest.name, **_figures(table, chosen), **({} if costs is None else {"ms": chosen.cost})}
-    if frontier:
-        figures["frontier"] = [[result.rule.thresholds, result.accuracy, result.cost] for result in front]
-    write_json(json_file, figures)
+    _print(front, chosen, unit, title, priced, whole=frontier)
+    write_json(json_file, _figures(manifest.name, table, chosen, front if frontier else [], unit))
     if plot is not None:
-        from branchynet.training.pictures import draw_frontier
-
         draw_frontier(front, chosen, unit, plot, title)
         console.print(f"drawn: {plot}")
     if out is not None:
         copy_with_rule(artifact, out, table, chosen.rule)
         console.print(f"written: {out}")
+
+
+def _check_alone(*others: object) -> None:
+    """Refuse options that do not go with --tolerated-loss."""
+    from branchynet.errors import InvalidInput
+
+    if any(other not in (None, False) for other in others):
+        raise InvalidInput(
+            "--tolerated-loss goes with --criterion, --confidence, --loss, --out and --json only; "
+            "temperatures and gates, which are fitted on the calibration images, would void the guarantee"
+        )
 
 
 def _guarantee(
@@ -137,8 +138,6 @@ def _guarantee(
     loss: Loss,
     out: Path | None,
     json_file: Path | None,
-    *,
-    others: bool,
 ) -> None:
     """Choose by proof instead of by screening."""
     from branchynet.decisions.risk import control_risk
@@ -146,11 +145,6 @@ def _guarantee(
     from branchynet.training.assembly import calibration_table, copy_with_rule
     from cli.guarantee import guarantee_figures, print_guarantee
 
-    if others:
-        raise InvalidInput(
-            "--tolerated-loss goes with --criterion, --confidence, --loss, --out and --json only; "
-            "temperatures and gates, which are fitted on the calibration images, would void the guarantee"
-        )
     if criterion not in LOGIT_CRITERIA:
         raise InvalidInput(
             f"--tolerated-loss with criterion {criterion.value}: only {', '.join(LOGIT_CRITERIA)} will do"
@@ -174,8 +168,13 @@ def _check_purpose(macs: float | None, ms: float | None, *, compare: bool, choos
         raise InvalidInput("--compare knows only --max-drop, --halvings, --plot and --json: it chooses no rule to keep")
 
 
-def _figures(table: OutcomeTable, chosen: RuleResult) -> dict[str, Any]:
+def _figures(name: str, table: OutcomeTable, chosen: RuleResult, listed: list[RuleResult], unit: str) -> dict[str, Any]:
+    figures: dict[str, Any] = {"ms": chosen.cost} if unit == "ms" else {}
+    if listed:
+        figures["frontier"] = [[result.rule.thresholds, result.accuracy, result.cost] for result in listed]
     return {
+        "artifact": name,
+        **figures,
         "images": len(table.labels),
         **asdict(chosen.rule),
         "accuracy": chosen.accuracy,
@@ -207,7 +206,7 @@ def _fixed(pairs: list[str]) -> dict[int, float]:
 
 
 def _ms_by_exit(
-    manifest: Manifest, stage_ms: str | None, profile: Path | None, uplink_mbps: float | None, rtt_ms: float
+    folder: Path, stage_ms: str | None, profile: Path | None, uplink_mbps: float | None, rtt_ms: float
 ) -> NDArray[Any]:
     """Time of a sample that leaves at each exit: float64 [E]."""
     import math
@@ -215,10 +214,11 @@ def _ms_by_exit(
     import numpy as np
 
     from branchynet.errors import InvalidInput
-    from branchynet.models import cost
+    from branchynet.manifest import read_manifest
     from orchestrator.measuring import read_profile
 
-    exit_of_stage = cost(manifest.architecture).exit_of_stage
+    manifest = read_manifest(folder)
+    exit_of_stage = manifest.cost.exit_of_stage
     exit_stages = [stage for stage, number in enumerate(exit_of_stage) if number is not None]
     if (stage_ms is None) == (profile is None):
         raise InvalidInput("--ms needs the time that stages take: --stage-ms or --profile, one of them")
@@ -237,7 +237,9 @@ def _ms_by_exit(
     return np.cumsum(times)[exit_stages]
 
 
-def _print(front: list[RuleResult], chosen: RuleResult, unit: str, title: str, *, whole: bool) -> None:
+def _print(
+    front: list[RuleResult], chosen: RuleResult, unit: str, title: str, table: OutcomeTable, *, whole: bool
+) -> None:
     scale, column = (1e6, "M MACs") if unit == "MACs" else (1.0, unit)
     shown = Table(title=title)
     for heading in ("thresholds", "accuracy %", "exits %", column, ""):
@@ -252,3 +254,4 @@ def _print(front: list[RuleResult], chosen: RuleResult, unit: str, title: str, *
             "chosen" if result == chosen else "",
         )
     console.print(shown)
+    console.print(f"final exit alone: {100 * table.correct[-1].mean():.2f} % for {table.costs[-1]:,.6g} {unit}")

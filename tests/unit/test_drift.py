@@ -11,7 +11,7 @@ from network_examples import many, seeded, some
 from test_outcomes import random_table
 
 from branchynet.decisions.drift import ExitReference, Monitor, Reference, Retuner
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.errors import InvalidInput
 
 RULE = ExitRule(Criterion.MAX_PROBABILITY, (0.4,))
@@ -39,7 +39,7 @@ def watch(monitor, scores, batch=10, index=0):
 # --- the reference ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("criterion", Criterion)
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
 def test_a_reference_holds_those_who_reach_each_exit(criterion):
     table = random_table(3, 400, seed=1)
     scores = table.scores(criterion)
@@ -55,7 +55,7 @@ def test_a_reference_holds_those_who_reach_each_exit(criterion):
         assert one.counts[-1] == len(reached) - 1
 
 
-@pytest.mark.parametrize("criterion", Criterion)
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
 def test_shares_and_thresholds_of_a_reference_are_each_others_inverse(criterion):
     table = random_table(2, 900, seed=2)
     one = Reference.of(table, ExitRule(criterion, (0.5,))).exits[0]
@@ -159,7 +159,7 @@ def test_the_alarm_is_at_the_exit_that_changed():
     assert monitor.evidence(0) < 1
 
 
-@pytest.mark.parametrize("criterion", Criterion)
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
 def test_scores_that_were_passed_on_count_as_not_surer(criterion):
     """At the knots within the threshold a monitor without their scores holds the same capital; beyond it, none."""
     table = random_table(2, 400, seed=4)

@@ -8,7 +8,7 @@ from network_examples import seeded
 from test_outcomes import random_table
 
 from branchynet.decisions.bounds import Bound
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.decisions.risk import Loss, certified, control_risk, losses_along, safe_path, split
 from branchynet.errors import InvalidInput
@@ -78,7 +78,7 @@ def test_fixed_sequence_testing_stops_at_the_first_failure():
     assert certified(np.array([0.0, 0.0]), 0.75) == 2
 
 
-@pytest.mark.parametrize("criterion", Criterion)
+@pytest.mark.parametrize("criterion", LOGIT_CRITERIA)
 @pytest.mark.parametrize("exits", [2, 3])
 def test_a_path_goes_from_nearly_never_to_always(criterion, exits):
     table = population(exits, samples=300)
