@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from branchynet.models.attach import attach as attach
     from branchynet.models.attach import legal_cuts as legal_cuts
     from branchynet.network import BranchyNet as BranchyNet
+    from branchynet.network import Normalisation as Normalisation
     from branchynet.network import Stage as Stage
     from branchynet.prediction import Place as Place
     from branchynet.prediction import Policy as Policy
@@ -35,6 +36,7 @@ _HOMES = {
     "Criterion": "decisions.exits",
     "ExitRule": "decisions.exits",
     "Manifest": "manifest",
+    "Normalisation": "network",
     "Place": "prediction",
     "Policy": "prediction",
     "Prediction": "prediction",

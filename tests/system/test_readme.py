@@ -33,7 +33,7 @@ async def test_the_python_programs_print_what_is_shown(split, program, output):
 
 
 def test_all_python_programs_show_their_output():
-    assert len(PROGRAMS) == README.count("```python") == 2
+    assert len(PROGRAMS) == README.count("```python") == 3
 
 
 @pytest.mark.parametrize(("command", "arguments"), COMMANDS)
