@@ -166,6 +166,7 @@ _LENET_MNIST = Recipe(
     augmentation="affine",
     distillation=0.5,
     averaging=0.998,
+    max_drop=0.0,
 )
 
 RECIPES: dict[str, Recipe] = {
