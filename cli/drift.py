@@ -48,13 +48,14 @@ def drift(
     import numpy as np
 
     from branchynet import artifact as artifacts
-    from branchynet.models import cost as cost_of
+    from branchynet.errors import InvalidInput
     from branchynet.models import zoo
     from branchynet.training import datasets
     from branchynet.training.evaluation import measure_outcomes
 
-    manifest, network = artifacts.load(zoo.find(artifact))
-    cost = cost_of(manifest.architecture)
+    manifest, network = artifacts.load_runner(zoo.find(artifact))
+    if manifest.rule.remembers:
+        raise InvalidInput(f"{manifest.name} leaves by {manifest.rule.criterion}, which has no score to watch")
     dataset = datasets.load_sample() if sample else datasets.load(manifest.dataset, "test", data, progress=True)
     if images is not None:
         dataset = dataset.take(np.random.default_rng(0).permutation(len(dataset))[:images])
@@ -69,7 +70,9 @@ def drift(
         "clean_orders": clean_orders,
         "budget_macs": budget,
     }
-    figures["rows"] = _rows(dataset, lambda worse: measure_outcomes(network, cost, worse), reference, budget, figures)
+    figures["rows"] = _rows(
+        dataset, lambda worse: measure_outcomes(network, manifest.cost, worse), reference, budget, figures
+    )
     _print(figures)
     write_json(json_file, figures)
     if plot is not None:

@@ -119,7 +119,8 @@ class EdgeNode:
         progress = done.value
         if watcher is not None and cut > 0:
             watcher.note(progress, rule)
-            self.served = replace(self.served, rule=watcher.rule)
+            if watcher.rule is not self.served.rule:
+                self.served = replace(self.served, rule=watcher.rule)
         if not len(progress.remaining) or policy is Policy.EDGE_ONLY:
             return _answers(done, rule)
         asked_s = self._clock_s()

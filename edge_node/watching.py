@@ -11,7 +11,7 @@ from branchynet.telemetry import Event, logger
 
 __all__ = ["Watcher"]
 
-CHUNK = 16  # samples: looking at each alone would cost a small network a tenth of its time
+CHUNK = 16  # samples: looking at each alone would be felt beside a small network
 WORTH_TELLING = 0.05
 
 

@@ -42,7 +42,7 @@ def entropy(logits: NDArray[np.floating]) -> Floats:
     The paper (section III-C) prints the sum without its minus sign; this is the usual, non-negative entropy,
     as in the released code, with 0·ln 0 = 0.
     """
-    # One sample's score is waited for: in place, and without the array methods' detour, it takes 8 µs instead of 10.
+    # One sample's score is waited for: this works in place, and without the array methods' detour.
     shifted = logits.astype(np.float64)
     shifted -= np.maximum.reduce(shifted, axis=-1, keepdims=True)
     exponentials = np.exp(shifted)

@@ -69,9 +69,9 @@ class ResidualBlock(nn.Module):
         return F.relu(h + x)
 
 
-def convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> list[nn.Module]:
+def convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:
     """Convolution, batch normalisation and ReLU; [B, inputs, H, W] to [B, outputs, ⌈H/stride⌉, ⌈W/stride⌉]."""
-    convolve = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    convolve = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     return [convolve, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 

@@ -137,7 +137,7 @@ def _paper(architecture: Architecture, dataset: str, epochs: int, batch_size: in
 
 
 _LENET = Architecture("b-lenet")
-_MODERN_LENET = Recipe(
+_LENET_FASHION = Recipe(
     _LENET,
     "fashion-mnist",
     trunk_epochs=8,
@@ -147,12 +147,13 @@ _MODERN_LENET = Recipe(
     optimiser="adamw",
     learning_rate=4e-3,
     weight_decay=0.02,
+    trunk_schedule="one-cycle",
     schedule="one-cycle",
     augmentation="crop-flip",
     distillation=0.5,
 )
 
-_LENET_MNIST = Recipe(
+_MODERN_LENET = Recipe(
     Architecture("b-lenet", "modern"),
     "mnist",
     trunk_epochs=0,
@@ -170,10 +171,11 @@ _LENET_MNIST = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    "lenet-fashion": _MODERN_LENET,
-    "lenet-mnist": _LENET_MNIST,
+    "lenet-fashion": _LENET_FASHION,
+    "lenet-mnist": dataclasses.replace(_LENET_FASHION, dataset="mnist", augmentation="affine"),
+    "modern-lenet-mnist": _MODERN_LENET,
     "lenet-small-mnist": dataclasses.replace(
-        _LENET_MNIST, architecture=Architecture("lenet-small", "plain"), exit_weights=(1.0,)
+        _MODERN_LENET, architecture=Architecture("lenet-small", "plain"), exit_weights=(1.0,)
     ),
     "alexnet-cifar10": Recipe(
         Architecture("b-alexnet"),
@@ -185,6 +187,7 @@ RECIPES: dict[str, Recipe] = {
         optimiser="sgd",
         learning_rate=0.05,
         weight_decay=5e-4,
+        trunk_schedule="one-cycle",
         schedule="one-cycle",
         augmentation="crop-flip",
         label_smoothing=0.05,

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from branchynet import artifact
 from branchynet.decisions.drift import Reference
-from branchynet.decisions.exits import Criterion
+from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.decisions.risk import Loss, control_risk
+from branchynet.errors import InvalidInput
 from branchynet.models import cost, zoo
 from branchynet.reference import record_calibration, reference_of
 from branchynet.training.assembly import calibration_table, copy_with_rule
@@ -101,3 +102,11 @@ def test_that_nothing_could_be_proved_is_said(table: OutcomeTable, capsys: pytes
     hopeless = OutcomeTable(np.stack([-table.logits[1], table.logits[1]]), table.labels, table.costs)
     guarantee.print_guarantee("lenet-fashion", control_risk(hopeless, Criterion.ENTROPY, 0.01, 0.9, Loss.NEW_ERRORS))
     assert "No rule that leaves early could be proved" in capsys.readouterr().out
+
+
+def test_a_rule_without_a_score_cannot_be_watched(copied: Path) -> None:
+    manifest = artifact.read_manifest(copied)
+    artifact.write_manifest(copied, manifest.with_rule(ExitRule(Criterion.PATIENCE, (1.0,)), {}))
+    ended = CliRunner().invoke(app, [str(copied), *FEW])
+    assert isinstance(ended.exception, InvalidInput)
+    assert "leaves by patience, which has no score to watch" in str(ended.exception)

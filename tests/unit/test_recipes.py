@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from network_examples import LENET, many
 
 from branchynet.errors import InvalidInput, UnknownModel
-from branchynet.models import cost
+from branchynet.manifest import read_manifest
+from branchynet.models import cost, zoo
 from branchynet.training.datasets import DATASETS
 from branchynet.training.recipes import RECIPES, Recipe, named_recipe
 
@@ -133,3 +134,15 @@ def test_warm_up_and_decay_meet_at_the_full_rate():
     for phase in ("joint", "baseline"):
         fall = [parts.learning_rate_at(progress, phase) for progress in (0, 0.25, 1)]
         assert fall == pytest.approx([0.1, 0.075, 0])
+
+
+@pytest.mark.parametrize("name", zoo.shipped())
+def test_the_recipe_of_a_shipped_artifact_still_is_the_one_that_made_it(name):
+    made_by = read_manifest(zoo.find(name)).training["recipe"]
+    today = json.loads(json.dumps(named_recipe(name).to_json()))
+    assert {key: today[key] for key in made_by} == made_by
+    # What older recipes do not name: one schedule served all phases then, and nothing else has another default.
+    rest = {key: value for key, value in today.items() if key not in made_by}
+    assert rest.pop("trunk_schedule", made_by["schedule"]) == made_by["schedule"]
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    assert rest == {key: defaults[key] for key in rest}
