@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from branchynet.models.layers import LocalResponseNorm, ceil_pool, convolution, light_head
+from branchynet.models.layers import LocalResponseNorm, ceil_pool, convolution, residual_head
 from branchynet.network import Stage
 
 __all__ = ["INPUT_SHAPE", "stages"]
@@ -128,8 +128,8 @@ def _modern(classes: int) -> list[Stage]:
         *_linear_layers(dropout=0.3),
     ]
     return [
-        Stage(nn.Sequential(*first), light_head(32, (64, 128), classes)),
-        Stage(nn.Sequential(*second), light_head(64, (96,), classes)),
+        Stage(nn.Sequential(*first), residual_head(32, (40, 80), classes)),
+        Stage(nn.Sequential(*second), residual_head(64, (80,), classes)),
         Stage(nn.Sequential(*rest), nn.Linear(128, classes)),
     ]
 

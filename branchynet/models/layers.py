@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LocalResponseNorm", "ResidualBlock", "ceil_pool", "convolution", "initialise", "light_head"]
+__all__ = ["LocalResponseNorm", "ResidualBlock", "ceil_pool", "convolution", "initialise", "residual_head"]
 
 
 def ceil_pool(kernel: int, stride: int = 2) -> nn.MaxPool2d:
@@ -75,18 +75,16 @@ def convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> 
     return [convolve, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def light_head(inputs: int, widths: tuple[int, ...], classes: int) -> nn.Sequential:
-    """A branch that halves the map before it works on it: one strided convolution per width, then a linear layer.
+def residual_head(inputs: int, widths: tuple[int, ...], classes: int) -> nn.Sequential:
+    """A branch that halves the map before it works on it: for each width a strided convolution and a residual block.
 
     A branch at full resolution is dear: the paper's first one on B-ResNet-110 costs a fifth of the whole trunk.
     """
     layers: list[nn.Module] = []
     for width in widths:
-        layers += convolution(inputs, width, stride=2)
+        layers += [*convolution(inputs, width, stride=2), ResidualBlock(width, width, bias=False)]
         inputs = width
-    return nn.Sequential(
-        *layers, *convolution(inputs, inputs), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)
-    )
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
 def initialise(network: nn.Module, convolution_scale: float = 1.0) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from branchynet.models.layers import LocalResponseNorm, ResidualBlock, light_head
+from branchynet.models.layers import LocalResponseNorm, ResidualBlock, residual_head
 from branchynet.network import Stage
 
 __all__ = ["BLOCKS_PER_GROUP", "INPUT_SHAPE", "plain", "stages"]
@@ -96,7 +96,7 @@ def _modern(classes: int) -> list[Stage]:
     layers = _trunk(BLOCKS_PER_GROUP)
     first, second = 3 + 1, 3 + BLOCKS_PER_GROUP + 1  # behind the start: one block; the first group and one more
     return [
-        Stage(nn.Sequential(*layers[:first]), light_head(16, (64, 128), classes)),
-        Stage(nn.Sequential(*layers[first:second]), light_head(32, (128,), classes)),
+        Stage(nn.Sequential(*layers[:first]), residual_head(16, (40, 80), classes)),
+        Stage(nn.Sequential(*layers[first:second]), residual_head(32, (64, 128), classes)),
         Stage(nn.Sequential(*layers[second:]), nn.Linear(64, classes)),
     ]

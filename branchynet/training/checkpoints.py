@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from branchynet.errors import DamagedData, InvalidInput
-from branchynet.training.recipes import JOINT_ONLY, Recipe
+from branchynet.training.recipes import BRANCHES_ONLY, JOINT_ONLY, Recipe
 
 __all__ = ["LOG", "Checkpoint", "State", "append_log", "read", "read_any", "write"]
 
 LOG = "log.jsonl"
 
 State = dict[str, Tensor]
+
+_DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
 
 
 @dataclass
@@ -57,10 +59,11 @@ def read(folder: Path, phase: str, recipe: Recipe) -> Checkpoint | None:
         return None
     theirs, checkpoint = _load(path)
     ours = json.loads(json.dumps(_described(recipe, phase)))
-    if theirs != ours:
-        changed = [
-            f"{key}: {theirs.get(key)!r} there, {ours[key]!r} asked" for key in ours if theirs.get(key) != ours[key]
-        ]
+    # A checkpoint that is older than a field was trained with what is the field's default now.
+    theirs = {**_DEFAULTS, **theirs}
+    if changed := [
+        f"{key}: {theirs.get(key)!r} there, {ours[key]!r} asked" for key in ours if theirs.get(key) != ours[key]
+    ]:
         raise InvalidInput(f"{path} belongs to another recipe ({'; '.join(changed)}); choose another --run folder")
     return checkpoint
 
@@ -93,5 +96,5 @@ def _load(path: Path) -> tuple[dict[str, Any], Checkpoint]:
 
 def _described(recipe: Recipe, phase: str) -> dict[str, Any]:
     """What decides the phase's outcome; thresholds are chosen after all of them."""
-    left_out = ("max_drop", *(JOINT_ONLY if phase == "trunk" else ()))
+    left_out = ("max_drop", *{"trunk": JOINT_ONLY, "baseline": BRANCHES_ONLY}.get(phase, ()))
     return {key: value for key, value in recipe.to_json().items() if key not in left_out}

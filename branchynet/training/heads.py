@@ -1,7 +1,7 @@
 """Train the exits of a network that came with a trained trunk, for instance one made by `branchynet.attach`.
 
 The trunk stays frozen, batch statistics and dropout included, so the plain network answers as before, bit for bit; or
-everything is trained together, as in `branchynet.training.joint`, whose loss is used in both cases.
+everything is trained together, as in `branchynet.training.joint`, with the same loss in both cases.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.network import BranchyNet
 from branchynet.training.datasets import Dataset
-from branchynet.training.joint import exit_accuracies, joint_loss
+from branchynet.training.joint import exit_accuracies
+from branchynet.training.losses import frozen_logits, joint_loss
 
 __all__ = ["HeadOptions", "train_heads"]
 
@@ -64,7 +65,7 @@ def train_heads(
         _set_modes(network, joint=joint, final=final)
         for chosen in torch.randperm(len(training), generator=generator).split(options.batch_size):  # type: ignore[no-untyped-call]
             x = network.normalisation(images[chosen])
-            logits = network(x) if joint else _frozen(network, x, final=final)
+            logits = network(x) if joint else frozen_logits(network, x, final=final)
             loss = joint_loss(logits, labels[chosen], options)
             if not math.isfinite(value := float(loss.detach())):
                 raise DamagedData(
@@ -112,16 +113,3 @@ def _set_modes(network: BranchyNet, *, joint: bool, final: bool) -> None:
     network.train(joint)
     for head in _heads(network, final=final):
         head.train()
-
-
-def _frozen(network: BranchyNet, x: Tensor, *, final: bool) -> list[Tensor]:
-    """Logits of every exit, with gradients for the heads alone."""
-    logits = []
-    for index in range(network.total_stages):
-        stage = network.stage(index)
-        with torch.no_grad():
-            x = stage.trunk(x)
-        if stage.head is not None:
-            with torch.set_grad_enabled(final or index < network.total_stages - 1):
-                logits.append(stage.head(x))
-    return logits

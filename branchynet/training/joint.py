@@ -2,7 +2,9 @@
 
 Three phases of one recipe. *trunk* trains the plain network. *joint* goes on from its weights with the weighted sum of
 all exits' losses. *baseline* goes on from the same weights with the final exit alone, for as many epochs on the same
-schedule: the plain network that the early-exit one is compared with has then had the same training.
+schedule: the plain network that the early-exit one is compared with has then had the same training. A recipe may
+instead put the branches on the finished baseline and train them alone (`frozen`): the trunk is then bit for bit the
+plain network.
 
 Every epoch draws its order, augmentation and dropout from a seed made of the recipe's seed, the phase and the epoch,
 and ends with a checkpoint; a run that was stopped goes on to the same weights as one that was not. Each phase has its
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -30,9 +32,11 @@ from branchynet.training import checkpoints
 from branchynet.training.augmentation import affine, crop_flip, cutout, shrink
 from branchynet.training.checkpoints import Checkpoint, State
 from branchynet.training.datasets import Dataset
+from branchynet.training.losses import branch_loss, frozen_logits, joint_loss
 from branchynet.training.recipes import Recipe
+from branchynet.training.trunks import finished_trunk, trunk_entries, with_trunk
 
-__all__ = ["PHASES", "ExitLosses", "Phase", "Step", "Trained", "check_data", "exit_accuracies", "joint_loss", "train"]
+__all__ = ["PHASES", "Phase", "Step", "Trained", "check_data", "exit_accuracies", "train"]
 
 Phase = Literal["trunk", "joint", "baseline"]
 PHASES: tuple[Phase, ...] = ("trunk", "joint", "baseline")
@@ -88,39 +92,6 @@ def measure_normalisation(dataset: Dataset) -> Normalisation:
     return Normalisation(tuple(round(float(m), 4) for m in mean), tuple(round(float(s), 4) for s in std))
 
 
-class ExitLosses(Protocol):
-    """What `joint_loss` reads of a recipe; see `Recipe` for the meaning of each."""
-
-    @property
-    def exit_weights(self) -> tuple[float, ...]:
-        """One weight for each exit."""
-
-    @property
-    def label_smoothing(self) -> float:
-        """Share of the target that is spread over all classes."""
-
-    @property
-    def distillation(self) -> float:
-        """Weight of the divergence from the final exit's probabilities."""
-
-
-def joint_loss(logits: list[Tensor], labels: Tensor, recipe: ExitLosses) -> Tensor:
-    """Σ wₙ · cross-entropy(exit n) (section III-A), plus the recipe's distillation from the last exit to the branches.
-
-    *logits*: [B, C] for each exit; *labels*: int64 [B]. The final exit's part in distillation carries no gradient:
-    it teaches, it does not learn from the branches.
-    """
-    total = torch.zeros(())
-    teacher = F.log_softmax(logits[-1].detach().float(), dim=1)
-    for weight, scored in zip(recipe.exit_weights, logits, strict=True):
-        loss = F.cross_entropy(scored.float(), labels, label_smoothing=recipe.label_smoothing)
-        if recipe.distillation and scored is not logits[-1]:
-            student = F.log_softmax(scored.float(), dim=1)
-            loss = loss + recipe.distillation * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        total = total + weight * loss
-    return total
-
-
 @torch.inference_mode()
 def exit_accuracies(network: BranchyNet, dataset: Dataset, batch_size: int = 500) -> tuple[float, ...]:
     """Accuracy 0..1 of every exit on *dataset*, each exit answering everything."""
@@ -164,20 +135,22 @@ def train(
     trainer = _Trainer(recipe, network, training, held_out, folder, on_step)
     start = fresh
     if trunk_from is not None:
-        start = _with_trunk(fresh, _finished_trunk(trunk_from), trunk_from)
+        start = with_trunk(fresh, finished_trunk(trunk_from), trunk_from)
     elif recipe.trunk_epochs:
         if (trunk := trainer.run_phase("trunk", fresh, run="trunk" in phases)) is None:
             return None
-        start = _with_trunk(fresh, trunk, folder)
-    joint = trainer.run_phase("joint", start, run="joint" in phases)
+        start = with_trunk(fresh, trunk, folder)
+    joint = None if recipe.frozen else trainer.run_phase("joint", start, run="joint" in phases)
     baseline: State | None = start
     if recipe.baseline == "trained-on" and network.exits > 1:
         baseline = trainer.run_phase("baseline", start, run="baseline" in phases)
+    if recipe.frozen and baseline is not None:
+        joint = trainer.run_phase("joint", with_trunk(start, baseline, folder), run="joint" in phases)
     if joint is None or baseline is None:
         return None
     network.load_state_dict(joint)
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    plain = _trunk_entries(baseline if network.exits > 1 else joint)
+    plain = trunk_entries(baseline if network.exits > 1 else joint)
     return Trained(network.eval(), {name: tensor.contiguous() for name, tensor in plain.items()})
 
 
@@ -197,16 +170,18 @@ class _Trainer:
 
         The trunk and baseline phases know nothing of the branches, and neither do their checkpoints.
         """
-        epochs = self.recipe.trunk_epochs if phase == "trunk" else self.recipe.joint_epochs
-        kept = start if phase == "joint" else _trunk_entries(start)
+        epochs = self.recipe.epochs_of(phase)
+        kept = start if phase == "joint" else trunk_entries(start)
         checkpoint = checkpoints.read(self.folder, phase, self.recipe) or Checkpoint(0, kept)
         if checkpoint.epoch >= epochs or not run:
             return checkpoint.result if checkpoint.epoch >= epochs else None
         network = self.network
         network.load_state_dict(
-            _with_trunk(start, checkpoint.network, self.folder) if phase != "joint" else checkpoint.network
+            with_trunk(start, checkpoint.network, self.folder) if phase != "joint" else checkpoint.network
         )
-        optimiser = _optimiser([tensor for name, tensor in network.named_parameters() if name in kept], self.recipe)
+        fixed = trunk_entries(start) if self.recipe.frozen and phase == "joint" else {}
+        learning = [tensor for name, tensor in network.named_parameters() if name in kept and name not in fixed]
+        optimiser = _optimiser(learning, self.recipe)
         if checkpoint.optimiser:
             optimiser.load_state_dict(checkpoint.optimiser)
         average = self._average(checkpoint) if self.recipe.averaging and phase != "trunk" else None
@@ -220,7 +195,7 @@ class _Trainer:
             _log(self.folder, done, time.monotonic() - started_s)
             now, averaged = network.state_dict(), {} if average is None else judged.state_dict()
             if phase != "joint":
-                now, averaged = _trunk_entries(now), _trunk_entries(averaged)
+                now, averaged = trunk_entries(now), trunk_entries(averaged)
             checkpoint = Checkpoint(epoch + 1, now, optimiser.state_dict(), averaged)
             checkpoints.write(self.folder, phase, self.recipe, checkpoint)
         return _copied(checkpoint.result)
@@ -246,7 +221,7 @@ class _Trainer:
         seed = (recipe.seed * 1_000_003 + PHASES.index(phase)) * 10_007 + epoch
         generator = Generator().manual_seed(seed)
         torch.manual_seed(seed)  # dropout draws from the global generator
-        network.train()
+        _train_mode(network, frozen=recipe.frozen and phase == "joint")
         order = torch.randperm(len(self.training), generator=generator)
         images, labels = torch.from_numpy(self.training.images), torch.from_numpy(self.training.labels)
         steps = len(self.training) // recipe.batch_size or 1
@@ -274,10 +249,27 @@ def _batch_loss(network: BranchyNet, images: Tensor, labels: Tensor, recipe: Rec
         images = shrink(images, recipe.trunk_side)
     x = network.normalisation(images).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
-        logits = network(x) if phase == "joint" else [network.trunk(x)]
-    if phase == "joint":
-        return joint_loss(logits, labels, recipe)
-    return F.cross_entropy(logits[0].float(), labels, label_smoothing=recipe.label_smoothing)
+        if phase != "joint":
+            return F.cross_entropy(network.trunk(x).float(), labels, label_smoothing=recipe.label_smoothing)
+        if not recipe.frozen:
+            return joint_loss(network(x), labels, recipe)
+        if recipe.distillation:
+            *branches, teacher = frozen_logits(network, x)
+            return branch_loss(branches, labels, recipe, teacher)
+        # Without a teacher nothing past the last branch is needed, which is most of the work.
+        return branch_loss(frozen_logits(network, x, stages=_branched_stages(network)), labels, recipe, None)
+
+
+def _branched_stages(network: BranchyNet) -> int:
+    return max(index + 1 for index in range(network.total_stages - 1) if network.stage(index).head is not None)
+
+
+def _train_mode(network: BranchyNet, *, frozen: bool) -> None:
+    """What learns goes to training mode; a frozen trunk keeps its batch statistics and drops nothing out."""
+    network.train(not frozen)
+    for index in range(network.total_stages - 1):
+        if (head := network.stage(index).head) is not None:
+            head.train()
 
 
 def _check_loss(value: float, recipe: Recipe, *, first: bool, where: str) -> None:
@@ -311,29 +303,6 @@ def _optimiser(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Op
 
 def _copied(state: State) -> State:
     return {name: tensor.clone() for name, tensor in state.items()}
-
-
-def _trunk_entries(state: State) -> State:
-    """The entries of the trunk and the final exit's head, in the order of the layers."""
-    last = max((int(name.split(".")[1]) for name in state), default=0)
-    final = f"stages.{last}.head."
-    return {name: tensor for name, tensor in state.items() if ".trunk." in name or name.startswith(final)}
-
-
-def _with_trunk(fresh: State, trunk: State, folder: Path) -> State:
-    """*fresh* with the trunk's weights: layer by layer, for other branches may cut the same trunk at other places."""
-    ours, theirs = _trunk_entries(fresh), _trunk_entries(trunk)
-    shapes = [[tuple(tensor.shape) for tensor in entries.values()] for entries in (ours, theirs)]
-    if shapes[0] != shapes[1]:
-        raise InvalidInput(f"the trunk in {folder} has other layers than the recipe's network")
-    return {**fresh, **{name: tensor.clone() for name, tensor in zip(ours, theirs.values(), strict=True)}}
-
-
-def _finished_trunk(folder: Path) -> State:
-    checkpoint, epochs = checkpoints.read_any(folder, "trunk")
-    if checkpoint.epoch < epochs:
-        raise InvalidInput(f"the trunk in {folder} has had {checkpoint.epoch} of {epochs} epochs")
-    return checkpoint.result
 
 
 def _log(folder: Path, done: Step, seconds: float) -> None:

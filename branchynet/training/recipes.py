@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import Architecture
 
-__all__ = ["JOINT_ONLY", "MAX_DROP", "RECIPES", "Recipe", "named_recipe"]
+__all__ = ["BRANCHES_ONLY", "JOINT_ONLY", "MAX_DROP", "RECIPES", "Recipe", "named_recipe"]
 
 Augmentation = Literal["none", "affine", "crop-flip", "crop-flip-cutout"]
 Optimiser = Literal["adam", "adamw", "sgd"]
@@ -27,7 +27,20 @@ _LEGAL = {
     "baseline": Baseline,
 }
 # What the trunk phase does not depend on: these may change after it without training the trunk again.
-JOINT_ONLY = ("joint_epochs", "schedule", "exit_weights", "distillation", "averaging", "baseline")
+JOINT_ONLY = (
+    "joint_epochs",
+    "branch_epochs",
+    "schedule",
+    "exit_weights",
+    "distillation",
+    "averaging",
+    "baseline",
+    "frozen",
+)
+# What the baseline phase does not depend on either.
+BRANCHES_ONLY = ("branch_epochs", "exit_weights", "distillation", "frozen")
+
+_LEAST = {"trunk_epochs": 0, "joint_epochs": 1, "branch_epochs": 0, "batch_size": 1, "calibration_images": 1}
 
 MAX_DROP = 0.001
 
@@ -46,6 +59,8 @@ class Recipe:
     *averaging*: decay per step of the moving average of weights that the joint and baseline phases end with (0: none).
     *baseline*: the plain network to compare with is the trunk, trained on for *joint_epochs* more or, as in the
     paper, left as its own phase made it.
+    *frozen*: the joint phase trains the branches alone, on the baseline, whose answers the final exit then gives; for
+    *branch_epochs* if not 0, else for *joint_epochs* as well.
     """
 
     architecture: Architecture
@@ -67,16 +82,20 @@ class Recipe:
     averaging: float = 0.0
     precision: Precision = "fp32"
     baseline: Baseline = "trained-on"
+    frozen: bool = False
+    branch_epochs: int = 0
     max_drop: float = MAX_DROP
     calibration_images: int = 5_000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("trunk_epochs", 0), ("joint_epochs", 1), ("batch_size", 1), ("calibration_images", 1)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not self.trunk_epochs and self.baseline == "trunk":
             raise InvalidInput("trunk_epochs is 0, so there is no trained trunk to be the baseline")
+        if self.branch_epochs and not self.frozen:
+            raise InvalidInput(f"branch_epochs is {self.branch_epochs}, which takes a frozen trunk")
         if not 0 <= self.averaging < 1:
             raise InvalidInput(f"averaging is {self.averaging}; it must lie in 0 <= averaging < 1")
         if not 0 <= self.max_drop <= 1:
@@ -100,6 +119,12 @@ class Recipe:
         """
         schedule = self.trunk_schedule if phase == "trunk" else self.schedule
         return self.learning_rate * _SCHEDULES[schedule](progress)
+
+    def epochs_of(self, phase: str) -> int:
+        """How many epochs *phase* has."""
+        if phase == "trunk":
+            return self.trunk_epochs
+        return (self.branch_epochs if phase == "joint" else 0) or self.joint_epochs
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for logs and manifests."""
@@ -170,6 +195,24 @@ _MODERN_LENET = Recipe(
     max_drop=0.0,
 )
 
+_MODERN_CIFAR = Recipe(
+    Architecture("b-alexnet", "modern"),
+    "cifar10",
+    trunk_epochs=0,
+    joint_epochs=40,
+    batch_size=128,
+    exit_weights=(1.0, 1.0, 1.0),
+    optimiser="sgd",
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    schedule="one-cycle",
+    augmentation="crop-flip",
+    label_smoothing=0.05,
+    distillation=0.5,
+    averaging=0.998,
+    precision="bf16",
+)
+
 RECIPES: dict[str, Recipe] = {
     "lenet-fashion": _LENET_FASHION,
     "lenet-mnist": dataclasses.replace(_LENET_FASHION, dataset="mnist", augmentation="affine"),
@@ -194,24 +237,28 @@ RECIPES: dict[str, Recipe] = {
         distillation=0.5,
         precision="bf16",
     ),
-    "resnet110-cifar10": Recipe(
-        Architecture("b-resnet-110", "modern"),
-        "cifar10",
-        trunk_epochs=20,
-        joint_epochs=16,
-        batch_size=128,
-        exit_weights=(0.5, 0.5, 1.0),
-        optimiser="sgd",
-        learning_rate=0.1,
-        weight_decay=5e-4,
+    "modern-alexnet-cifar10": dataclasses.replace(
+        _MODERN_CIFAR, architecture=Architecture("b-alexnet", "modern"), joint_epochs=50, exit_weights=(1.0, 0.5, 1.0)
+    ),
+    "resnet20-cifar10": dataclasses.replace(
+        _MODERN_CIFAR,
+        architecture=Architecture("resnet-20", "plain"),
+        trunk_epochs=16,
+        joint_epochs=8,
         trunk_schedule="warm-up",
         schedule="decay",
-        trunk_side=24,
-        augmentation="crop-flip",
-        label_smoothing=0.05,
-        distillation=0.5,
-        averaging=0.998,
-        precision="bf16",
+        exit_weights=(1.0,),
+    ),
+    # Grown from the trunk of the recipe above (--trunk-from); its branches are put on the finished network.
+    "resnet110-cifar10": dataclasses.replace(
+        _MODERN_CIFAR,
+        architecture=Architecture("b-resnet-110", "modern"),
+        joint_epochs=8,
+        schedule="decay",
+        exit_weights=(1.0, 1.0, 1.0),
+        distillation=0.0,
+        frozen=True,
+        branch_epochs=16,
     ),
     "paper-lenet-mnist": _paper(Architecture("b-lenet", "code"), "mnist", 50, 512, 2),
     "paper-alexnet-cifar10": _paper(Architecture("b-alexnet", "code"), "cifar10", 50, 512, 3),

@@ -15,7 +15,8 @@ from branchynet.models import build
 from branchynet.network import Normalisation
 from branchynet.training import joint
 from branchynet.training.datasets import Dataset, split_calibration
-from branchynet.training.joint import PHASES, check_data, exit_accuracies, joint_loss, measure_normalisation, train
+from branchynet.training.joint import PHASES, check_data, exit_accuracies, measure_normalisation, train
+from branchynet.training.losses import joint_loss
 from branchynet.training.recipes import Recipe
 
 # --- the loss ---------------------------------------------------------------------------------------------

@@ -50,13 +50,16 @@ RESNET_PAPER = [
 ]
 LENET_MODERN = [(LENET_CODE[0][0], conv(8, 10, 5, 3) + conv(4, 16, 10, 3) + 256 * 10), LENET_CODE[1]]
 ALEXNET_MODERN = [
-    (ALEXNET_PAPER[0][0], conv(8, 64, 32, 3) + conv(4, 128, 64, 3) + conv(4, 128, 128, 3) + 128 * 10),
-    (ALEXNET_PAPER[1][0], conv(4, 96, 64, 3) + conv(4, 96, 96, 3) + 96 * 10),
+    (ALEXNET_PAPER[0][0], conv(8, 40, 32, 3) + block(8, 40, 40) + conv(4, 80, 40, 3) + block(4, 80, 80) + 80 * 10),
+    (ALEXNET_PAPER[1][0], conv(4, 80, 64, 3) + block(4, 80, 80) + 80 * 10),
     ALEXNET_PAPER[2],
 ]
 RESNET_MODERN = [
-    (RESNET_PAPER[0][0], conv(16, 64, 16, 3) + conv(8, 128, 64, 3) + conv(8, 128, 128, 3) + 128 * 10),
-    (17 * block(32, 16, 16) + block(16, 32, 16), conv(8, 128, 32, 3) + conv(8, 128, 128, 3) + 128 * 10),
+    (RESNET_PAPER[0][0], conv(16, 40, 16, 3) + block(16, 40, 40) + conv(8, 80, 40, 3) + block(8, 80, 80) + 80 * 10),
+    (
+        17 * block(32, 16, 16) + block(16, 32, 16),
+        conv(8, 64, 32, 3) + block(8, 64, 64) + conv(4, 128, 64, 3) + block(4, 128, 128) + 128 * 10,
+    ),
     (17 * block(16, 32, 32) + block(8, 64, 32) + 17 * block(8, 64, 64), 64 * 10),
 ]
 RESNET_20 = [

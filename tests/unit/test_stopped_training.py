@@ -11,13 +11,14 @@ from network_examples import HELD_OUT, TINY, TRAINING
 from torch import nn
 
 from branchynet.errors import DamagedData, InvalidInput
-from branchynet.models import Architecture
+from branchynet.models import Architecture, build
 from branchynet.models.layers import ResidualBlock
 from branchynet.network import BranchyNet, Stage
 from branchynet.training import joint
 from branchynet.training.datasets import Dataset
 from branchynet.training.joint import PHASES, train
 from branchynet.training.recipes import Recipe
+from branchynet.training.trunks import trunk_entries
 
 
 class Stopped(Exception):
@@ -153,6 +154,53 @@ def test_the_papers_baseline_is_its_trunk(straight, tmp_path):
     trained = train(dataclasses.replace(TINY, baseline="trunk"), TRAINING, HELD_OUT, tmp_path)
     assert equal(trained.baseline, torch.load(tmp_path / "trunk.pt")["network"])
     assert not (tmp_path / "baseline.pt").exists()
+
+
+FROZEN = dataclasses.replace(TINY, frozen=True, branch_epochs=3, averaging=0.8)
+
+
+@pytest.mark.parametrize("distillation", [0.0, 0.5])
+def test_branches_on_a_frozen_trunk_leave_the_plain_network_as_it_is(straight, tmp_path, distillation):
+    shutil.copy(straight[1] / "trunk.pt", tmp_path)
+    recipe = dataclasses.replace(FROZEN, distillation=distillation)
+    trained = train(recipe, TRAINING, HELD_OUT, tmp_path)
+    assert equal(trunk_entries(trained.network.state_dict()), trained.baseline)
+    epochs = [(record["phase"], record["epochs"]) for record in read_log(tmp_path)]
+    assert epochs == [("baseline", 2)] * 2 + [("joint", 3)] * 3
+    fresh = build(recipe.architecture, trained.network.normalisation).state_dict()
+    learnt = {name for name, tensor in trained.network.state_dict().items() if not torch.equal(tensor, fresh[name])}
+    assert {name for name in learnt if name.startswith("stages.0.head")}
+
+
+def test_branches_on_a_frozen_trunk_wait_for_it_and_go_on_where_they_stopped(straight, tmp_path):
+    shutil.copy(straight[1] / "trunk.pt", tmp_path)
+    assert train(FROZEN, TRAINING, HELD_OUT, tmp_path, phases=("joint",)) is None
+    assert not (tmp_path / "joint.pt").exists()
+    whole = train(FROZEN, TRAINING, HELD_OUT, tmp_path)
+    (tmp_path / "joint.pt").unlink()
+    with pytest.raises(Stopped):
+        train(FROZEN, TRAINING, HELD_OUT, tmp_path, stop_at(6))
+    assert equal(weights(train(FROZEN, TRAINING, HELD_OUT, tmp_path)), weights(whole))
+
+
+def test_other_branches_need_no_other_baseline(straight, tmp_path):
+    shutil.copy(straight[1] / "trunk.pt", tmp_path)
+    shutil.copy(straight[1] / "baseline.pt", tmp_path)
+    heavier = dataclasses.replace(TINY, exit_weights=(2.0, 1.0), distillation=0.3)
+    assert train(heavier, TRAINING, HELD_OUT, tmp_path) is not None
+    assert {record["phase"] for record in read_log(tmp_path)} == {"joint"}
+
+
+def test_a_checkpoint_that_is_older_than_a_field_is_taken_as_trained_with_its_default(straight, tmp_path):
+    shutil.copytree(straight[1], tmp_path, dirs_exist_ok=True)
+    for phase in PHASES:
+        saved = torch.load(tmp_path / f"{phase}.pt")
+        old = json.loads(saved["recipe"])
+        old.pop("label_smoothing")
+        torch.save({**saved, "recipe": json.dumps(old)}, tmp_path / f"{phase}.pt")
+    assert equal(weights(train(TINY, TRAINING, HELD_OUT, tmp_path, stop_at(0))), weights(straight[0]))
+    with pytest.raises(InvalidInput, match=r"label_smoothing: 0\.0 there, 0\.1 asked"):
+        train(dataclasses.replace(TINY, label_smoothing=0.1), TRAINING, HELD_OUT, tmp_path)
 
 
 def test_averaged_weights_survive_a_stop_and_differ_from_the_last_ones(tmp_path):
