@@ -4,7 +4,7 @@ The table must come from a held-out split of the training data. The released cod
 which flatters the result; nothing here can tell the difference, so the callers must.
 
 With one threshold free and all others fixed, one sort and one running sum give the result of each of its values: a
-*line* of rules (`branchynet.decisions.lines`). Everything here is made of lines.
+*line* of rules; with all of them free it is a *grid* (`branchynet.decisions.lines`). Everything here is made of these.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.lines import Axis, Cuts, Front, Lines
+from branchynet.decisions.lines import Axis, Cuts, Front, Lines, grid
 from branchynet.decisions.outcomes import OutcomeTable, RuleResult
 from branchynet.errors import InvalidInput
 
@@ -114,28 +114,22 @@ def screen(table: OutcomeTable, rule: ExitRule | Criterion, per_exit: int = 64) 
     early = table.exits - 1
     if (per_exit + 1) ** early > MAX_RULES:
         raise InvalidInput(f"{per_exit} candidates at {early} exits make more than {MAX_RULES} rules")
-    if early == 0:
-        return [table.apply(rule)]
     scores = table.scores(rule)
     thresholds = [candidate_thresholds(scores[index], rule.criterion, per_exit) for index in range(early)]
-    lines = _lines(table, rule, scores, thresholds)
+    axes = [Axis.of(scores[index], rule.criterion, values) for index, values in enumerate(thresholds)]
+    counts, right = grid(axes, table.correct)
     samples = len(table.labels)
-    results = []
-    for cuts in itertools.product(*(range(len(values)) for values in thresholds[:-1]), (0,)):
-        right, _ = lines.line(cuts, early - 1)
-        shares = lines.counts(cuts, early - 1) / samples
-        costs = shares @ table.costs
-        given = [float(values[cut]) for values, cut in zip(thresholds[:-1], cuts, strict=False)]
-        results += [
-            RuleResult(
-                rule.with_thresholds((*given, float(threshold))),
-                int(right[cut]) / samples,
-                tuple(map(float, shares[cut])),
-                float(costs[cut]),
-            )
-            for cut, threshold in enumerate(thresholds[-1])
-        ]
-    return results
+    shares = counts / samples
+    costs = shares @ table.costs
+    return [
+        RuleResult(
+            rule.with_thresholds(tuple(map(float, values))),
+            int(right[row]) / samples,
+            tuple(map(float, shares[row])),
+            float(costs[row]),
+        )
+        for row, values in enumerate(itertools.product(*thresholds))
+    ]
 
 
 def select(results: list[RuleResult], accuracy_floor: float) -> RuleResult:

@@ -2,11 +2,13 @@
 
 Sort the samples by how sure the exit is of them. Its threshold then says how many of them, counted from the surest,
 would leave there. Whoever leaves there no longer leaves later: what that changes, in right answers and in cost, summed
-up along the sorted samples, is the result of every threshold at once.
+up along the sorted samples, is the result of every threshold at once. With all thresholds free, the same sums run over
+a table of counts with a side for each exit: a *grid* of rules.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from branchynet.decisions.exits import Criterion
 
-__all__ = ["Axis", "Cuts", "Front", "Lines"]
+__all__ = ["Axis", "Cuts", "Front", "Lines", "grid"]
 
 Integers = NDArray[np.int64]
 # For each exit but the last, the position of its threshold on its axis.
@@ -78,18 +80,6 @@ class Lines:
         other = self.taken(cuts, without=along)
         return self._sums(self._right, other, along), self._sums(self._cost, other, along)
 
-    def counts(self, cuts: Cuts, along: int) -> Integers:
-        """How many samples leave at each exit on that line: int64 [K, E]."""
-        other = self.taken(cuts, without=along)
-        exits = np.arange(len(self.costs))
-        return np.stack(
-            [
-                self._sums(np.broadcast_to(exits[:, None] == number, self.correct.shape).astype(np.int64), other, along)
-                for number in exits
-            ],
-            axis=1,
-        )
-
     def _sums(self, worth: Integers, other: Integers, along: int) -> Integers:
         """The sum of *worth* [E, N] over the samples, each at the exit where it leaves: int64 [K]."""
         axis = self.axes[along]
@@ -128,3 +118,38 @@ class Front:
         """The rules that no other one beats in both right answers and cost, cheapest first."""
         dearer = np.append(self._bound[1:], np.iinfo(np.int64).max)
         return [tuple(map(int, cuts)) for cuts in self._cuts[self._bound < dearer]]
+
+
+def grid(axes: Sequence[Axis], correct: NDArray[np.bool_]) -> tuple[Integers, Integers]:
+    """What each combination of the *axes*' thresholds does, P of them; the last axis' threshold changes fastest.
+
+    *correct*: bool [E, N], with an axis for each exit but the last. Gives how many samples leave at each exit, int64
+    [P, E], and how many get a right answer, int64 [P].
+    """
+    exits, samples = correct.shape
+    sides = tuple(len(axis.thresholds) for axis in axes)
+    # Where each threshold is if the strictest comes first, and how many of them, in that order, keep each sample.
+    ranks = [np.argsort(np.argsort(axis.leavers, kind="stable")) for axis in axes]
+    kept_by = [np.searchsorted(np.sort(axis.leavers), axis.position, side="right") for axis in axes]
+
+    def leaving(number: int, worth: NDArray[np.bool_]) -> Integers:
+        """The sum of *worth* [N] over those who leave at exit *number*, for each combination that it depends on."""
+        asked = range(min(number + 1, len(axes)))
+        shape = [sides[along] + 1 for along in asked]
+        cell = np.zeros(samples, dtype=np.int64)
+        for along in asked:
+            cell = cell * shape[along] + kept_by[along]
+        counted = np.bincount(cell, weights=worth, minlength=math.prod(shape)).astype(np.int64)
+        sums = counted.reshape(shape)
+        for along in asked:
+            running = np.cumsum(np.moveaxis(sums, along, 0), axis=0)
+            chosen = running[:-1] if along == number else running[-1] - running[:-1]
+            sums = np.moveaxis(chosen[ranks[along]], 0, along)
+        return sums.reshape(sums.shape + (1,) * (len(axes) - len(asked)))
+
+    counts, right = np.zeros((exits, *sides), dtype=np.int64), np.zeros(sides, dtype=np.int64)
+    everybody = np.ones(samples, dtype=np.bool_)
+    for number in range(exits):
+        counts[number, ...] = leaving(number, everybody)
+        right += leaving(number, correct[number])
+    return counts.reshape(exits, -1).T, right.ravel()

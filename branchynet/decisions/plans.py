@@ -11,7 +11,12 @@ from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.errors import InvalidInput
 
-__all__ = ["Plan", "Routes", "route"]
+__all__ = ["Plan", "Routes", "plain_codec", "route"]
+
+
+def plain_codec(cut: int) -> str:
+    """The name of no codec at all: at cut 0 pixels travel as `raw` uint8, at any other cut a feature map as `fp32`."""
+    return "fp32" if cut else "raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +24,22 @@ class Plan:
     """The edge runs stages [0, *cut*) and *rule* says who leaves there; the others are offloaded at the cut.
 
     Cut 0 sends the raw input. With *local_only* nobody is offloaded: whom the rule keeps, the edge's deepest exit
-    answers. A cut behind the last stage sends nothing either.
+    answers. A cut behind the last stage sends nothing either. *codec* is the name of what turns the tensor at the cut
+    into bytes; unless it is given, it is the cut's `plain_codec`.
+
+    Raises `InvalidInput` for a feature map that is to travel as `raw` pixels.
     """
 
     cut: int
     rule: ExitRule
     local_only: bool = False
+    codec: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.cut == 0 and self.codec == "fp32":
+            object.__setattr__(self, "codec", plain_codec(0))  # pixels are never sent as floats
+        if self.cut != 0 and self.codec == "raw":
+            raise InvalidInput(f"codec is 'raw' at cut {self.cut}; only the input, at cut 0, is sent as it came")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from branchynet.decisions.plans import plain_codec
 from branchynet.errors import InvalidInput
 
-__all__ = ["ServingProfile", "StageTimes"]
+__all__ = ["CodecCost", "ExitCosts", "Link", "ServingProfile", "StageTimes"]
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class StageTimes:
         return len(self.ms)
 
     @cached_property
-    def until_ms(self) -> NDArray[np.float64]:
+    def until_ms(self) -> Floats:
         """Time of stages [0, x) for one sample: float64 [S + 1]."""
         return np.concatenate([[0.0], np.cumsum([row[0] for row in self.ms])])
 
@@ -54,6 +58,59 @@ class StageTimes:
         return replace(self, ms=tuple(tuple(factor * ms for ms in row) for row in self.ms))
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The way between an edge and its cloud; half of *rtt_ms* each way.
+
+    Raises `InvalidInput` for a rate that is not above 0, or a round trip that is not a number of 0 or more.
+    """
+
+    uplink_mbps: float
+    downlink_mbps: float = math.inf
+    rtt_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.uplink_mbps > 0 and self.downlink_mbps > 0 and 0 <= self.rtt_ms < math.inf):
+            raise InvalidInput(
+                f"uplink {self.uplink_mbps} Mbit/s, downlink {self.downlink_mbps} Mbit/s, round trip {self.rtt_ms} ms: "
+                "the rates must be above 0 and the round trip 0 or more"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CodecCost:
+    """What one sample costs with *codec* at *cut*: its message, and the two devices' time for coding it.
+
+    Raises `InvalidInput` for a message without a size or a time below 0.
+    """
+
+    cut: int
+    codec: str
+    message_bytes: int
+    encode_ms: float
+    decode_ms: float
+
+    def __post_init__(self) -> None:
+        if not (self.message_bytes > 0 and 0 <= self.encode_ms < math.inf and 0 <= self.decode_ms < math.inf):
+            raise InvalidInput(
+                f"{self}: a message has a size above 0, and coding takes a finite number of milliseconds, 0 or more"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCosts:
+    """What a sample takes that leaves at each exit, with nobody else in its way: float64 [E] each.
+
+    *busy_ms*: the edge is at work on it. *waiting_ms*: the edge waits for link and cloud. *cloud_ms*: the cloud is at
+    work on it. *uplink_bytes*: what crosses the uplink, framing included. None falls from one exit to the next.
+    """
+
+    busy_ms: Floats
+    waiting_ms: Floats
+    cloud_ms: Floats
+    uplink_bytes: Floats
+
+
 @dataclass(frozen=True)
 class ServingProfile:
     """A network served by an edge and a cloud.
@@ -61,8 +118,8 @@ class ServingProfile:
     *exit_stages*: the stage that each exit follows. *held*: the edge has stages [0, held). *request_ms*: a request's
     time at the edge outside its stages (the client's call, checks, the reply). *offload_ms*: an offload's time outside
     the link and the cloud's stages (both ends' work on the message). *message_bytes*: size of one sample's message at
-    each cut 0 … S - 1. *framing_bytes*: what gRPC and HTTP/2 add to it on the link. *reply_bytes*: what comes back
-    over the link, framing included.
+    each cut 0 … S - 1, coded plainly. *framing_bytes*: what gRPC and HTTP/2 add to it on the link. *reply_bytes*: what
+    comes back over the link, framing included. *codecs*: what else a message may be coded with, at which cut.
     """
 
     edge: StageTimes
@@ -74,6 +131,7 @@ class ServingProfile:
     message_bytes: tuple[int, ...]
     framing_bytes: int
     reply_bytes: int
+    codecs: tuple[CodecCost, ...] = ()
 
     def __post_init__(self) -> None:
         stages = self.edge.stages
@@ -86,24 +144,60 @@ class ServingProfile:
             raise InvalidInput("times and sizes must be 0 or more")
         if min(self.message_bytes) <= 0:
             raise InvalidInput(f"message_bytes are {self.message_bytes}; every message has a size above 0")
+        named = [(cost.cut, cost.codec) for cost in self.codecs]
+        if len({*named, *self._plain}) < len(named) + stages or not {cut for cut, _ in named} <= set(range(stages)):
+            raise InvalidInput(f"codecs are {named}; each must be for a cut of 0 to {stages - 1}, once, and not plain")
 
-    def ms_by_exit(self, cut: int, uplink_mbps: float, rtt_ms: float) -> NDArray[np.float64]:
-        """Time of a sample that leaves at each exit, with nobody else in its way: float64 [E].
+    def ms_by_exit(self, cut: int, uplink_mbps: float, rtt_ms: float) -> Floats:
+        """Time of a sample that leaves at each exit, plainly coded, with nobody else in its way: float64 [E].
 
         Who passes *cut* goes over an uplink of *uplink_mbps* with a round trip of *rtt_ms*; behind the last stage
-        nobody does. The reply is small and its own time on the link is left out. Raises `InvalidInput` for a cut that
-        there is not, an uplink without a rate, or a round trip below 0.
+        nobody does. The reply is small and its own time on the link is left out. Raises `InvalidInput` as
+        `costs_by_exit` and `Link` do.
+        """
+        costs = self.costs_by_exit(cut, plain_codec(cut), Link(uplink_mbps, rtt_ms=rtt_ms))
+        return costs.busy_ms + costs.waiting_ms
+
+    def costs_by_exit(
+        self, cut: int, codec: str, link: Link, *, local_only: bool = False, cloud_queue_ms: float = 0.0
+    ) -> ExitCosts:
+        """What a sample takes that leaves at each exit, if the edge offloads with *codec* at *cut* over *link*.
+
+        An offload waits *cloud_queue_ms* for a worker of the cloud. Its time outside link and stages, `offload_ms`, is
+        not known by device; all of it counts as the edge's. With *local_only*, or behind the last stage, nothing is
+        sent. Raises `InvalidInput` for a cut or a codec that there is not, or a queue below 0.
         """
         stages = self.edge.stages
-        if not 0 <= cut <= stages or not uplink_mbps > 0 or not rtt_ms >= 0:
-            raise InvalidInput(
-                f"cut {cut}, uplink {uplink_mbps} Mbit/s, round trip {rtt_ms} ms: the cut must be 0 to {stages}, "
-                "the rate above 0 and the round trip 0 or more"
-            )
+        if not 0 <= cut <= stages:
+            raise InvalidInput(f"cut is {cut}; the cut must be 0 to {stages}")
+        if not 0 <= cloud_queue_ms < math.inf:
+            raise InvalidInput(f"cloud_queue_ms is {cloud_queue_ms}; it must be a number of 0 or more")
         ends = np.array(self.exit_stages) + 1
-        times = self.request_ms + self.edge.until_ms[np.minimum(ends, cut)]
-        if cut < stages:
-            link_ms = rtt_ms + 8 * (self.message_bytes[cut] + self.framing_bytes) / (1e3 * uplink_mbps)
-            beyond_ms = self.offload_ms + link_ms + self.cloud.until_ms[ends] - self.cloud.until_ms[cut]
-            times = times + np.where(ends > cut, beyond_ms, 0.0)
-        return np.asarray(times)
+        here = max(self.held, cut) if local_only else cut
+        busy_ms = self.request_ms + self.edge.until_ms[np.minimum(ends, here)]
+        offloaded = (ends > cut) & (not local_only)
+        if not offloaded.any():
+            nothing = np.zeros(len(ends))
+            return ExitCosts(busy_ms, nothing, nothing, nothing)
+        cost = self._cost_of(cut, codec)
+        sent_bytes = cost.message_bytes + self.framing_bytes
+        link_ms = link.rtt_ms + 8e-3 * (sent_bytes / link.uplink_mbps + self.reply_bytes / link.downlink_mbps)
+        cloud_ms = np.where(offloaded, cost.decode_ms + self.cloud.until_ms[ends] - self.cloud.until_ms[cut], 0.0)
+        return ExitCosts(
+            busy_ms=busy_ms + np.where(offloaded, self.offload_ms + cost.encode_ms, 0.0),
+            waiting_ms=np.where(offloaded, link_ms + cloud_queue_ms, 0.0) + cloud_ms,
+            cloud_ms=cloud_ms,
+            uplink_bytes=np.where(offloaded, float(sent_bytes), 0.0),
+        )
+
+    @property
+    def _plain(self) -> list[tuple[int, str]]:
+        return [(cut, plain_codec(cut)) for cut in range(self.edge.stages)]
+
+    def _cost_of(self, cut: int, codec: str) -> CodecCost:
+        if codec == plain_codec(cut):
+            return CodecCost(cut, codec, self.message_bytes[cut], 0.0, 0.0)
+        known = {cost.codec: cost for cost in self.codecs if cost.cut == cut}
+        if codec not in known:
+            raise InvalidInput(f"no codec {codec!r} was measured at cut {cut}; {[plain_codec(cut), *known]} are known")
+        return known[codec]

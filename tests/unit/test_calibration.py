@@ -14,10 +14,10 @@ from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable, RuleResult
 from branchynet.errors import InvalidInput
 
-tables = st.builds(random_table, st.integers(2, 3), st.integers(1, 30), seed=st.integers(0, 2**32))
+tables = st.builds(random_table, st.integers(1, 4), st.integers(1, 30), seed=st.integers(0, 2**32))
 
 
-@given(table=tables, criterion=st.sampled_from(LOGIT_CRITERIA), per_exit=st.integers(1, 6))
+@given(table=tables, criterion=st.sampled_from(LOGIT_CRITERIA), per_exit=st.integers(1, 4))
 @some
 def test_every_screened_result_is_what_applying_its_rule_gives(table, criterion, per_exit):
     results = screen(table, criterion, per_exit)

@@ -138,3 +138,15 @@ def test_an_edge_without_an_exit_is_refused():
 def test_a_rule_for_other_exits_is_refused():
     with pytest.raises(InvalidInput, match="1 thresholds"):
         route(Plan(1, ExitRule.never(2)), table(), EXIT_STAGES, 1)
+
+
+def test_a_plan_names_its_codec():
+    assert [Plan(cut, RULE).codec for cut in (0, 1, 4)] == ["raw", "fp32", "fp32"]
+    assert Plan(0, RULE, codec="fp32") == Plan(0, RULE, codec="raw")
+    assert replace(Plan(1, RULE), cut=0).codec == "raw"
+    assert Plan(1, RULE, codec="uint8") != Plan(1, RULE)
+
+
+def test_a_feature_map_cannot_travel_as_pixels():
+    with pytest.raises(InvalidInput, match="codec is 'raw' at cut 2; only the input, at cut 0"):
+        replace(Plan(0, RULE), cut=2)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchynet.decisions.timing import ServingProfile, StageTimes
+from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
 from branchynet.errors import InvalidInput
 
 TIMES = StageTimes((1, 2, 4), ((1.0, 1.5, 2.0), (3.0, 4.0, 8.0)))
@@ -87,7 +87,60 @@ def test_the_time_of_each_exit_is_that_of_its_way():
     assert PROFILE.ms_by_exit(0, 8.0, 0.0).tolist() == pytest.approx([0.5 + 1.5 + 0.884 + 1, 0.5 + 1.5 + 0.884 + 4])
 
 
-@pytest.mark.parametrize(("cut", "mbps", "rtt_ms"), [(3, 1, 0), (-1, 1, 0), (1, 0, 0), (1, math.nan, 0), (1, 1, -1)])
-def test_a_way_that_there_is_not_is_refused(cut, mbps, rtt_ms):
-    with pytest.raises(InvalidInput, match="the cut must be 0 to 2"):
-        PROFILE.ms_by_exit(cut, mbps, rtt_ms)
+@pytest.mark.parametrize("cut", [-1, 3])
+def test_a_cut_that_there_is_not_is_refused(cut):
+    with pytest.raises(InvalidInput, match=f"cut is {cut}; the cut must be 0 to 2"):
+        PROFILE.ms_by_exit(cut, 1, 0)
+
+
+@pytest.mark.parametrize(("mbps", "rtt_ms"), [(0, 0), (math.nan, 0), (1, -1), (1, math.nan), (1, math.inf)])
+def test_a_link_that_there_is_not_is_refused(mbps, rtt_ms):
+    with pytest.raises(InvalidInput, match=f"uplink {mbps} Mbit/s, downlink inf Mbit/s, round trip {rtt_ms} ms"):
+        PROFILE.ms_by_exit(1, mbps, rtt_ms)
+    with pytest.raises(InvalidInput, match="downlink 0 Mbit/s"):
+        Link(1.0, 0)
+
+
+CODED = replace(PROFILE, held=2, codecs=(CodecCost(1, "uint8", 1_200, 0.25, 0.5), CodecCost(0, "jpeg", 300, 1.0, 2.0)))
+SLOW = Link(uplink_mbps=8.0, downlink_mbps=0.48, rtt_ms=40.0)
+
+
+def test_the_costs_of_a_coded_offload_are_told_apart():
+    costs = CODED.costs_by_exit(1, "uint8", SLOW, cloud_queue_ms=7.0)
+    assert costs.busy_ms.tolist() == pytest.approx([0.5 + 1.0, 0.5 + 1.0 + 1.5 + 0.25])
+    # 1,300 bytes up, 60 down, the round trip, the queue, and the cloud's decoding and second stage.
+    assert costs.waiting_ms.tolist() == pytest.approx([0, 1.3 + 1.0 + 40 + 7 + 0.5 + 3.0])
+    assert costs.cloud_ms.tolist() == pytest.approx([0, 0.5 + 3.0])
+    assert costs.uplink_bytes.tolist() == [0, 1_300]
+
+
+def test_what_stays_at_the_edge_costs_nothing_but_its_stages():
+    for costs in (CODED.costs_by_exit(2, "fp32", SLOW), CODED.costs_by_exit(0, "raw", SLOW, local_only=True)):
+        assert costs.busy_ms.tolist() == pytest.approx([1.5, 4.5])
+        assert not any(values.any() for values in (costs.waiting_ms, costs.cloud_ms, costs.uplink_bytes))
+    # An edge that holds one stage runs that one only, also for whom its exit would not keep.
+    assert PROFILE.costs_by_exit(1, "fp32", SLOW, local_only=True).busy_ms.tolist() == [1.5, 1.5]
+
+
+@pytest.mark.parametrize("queue_ms", [-1.0, math.inf, math.nan])
+def test_a_queue_that_is_no_time_is_refused(queue_ms):
+    with pytest.raises(InvalidInput, match=f"cloud_queue_ms is {queue_ms}"):
+        PROFILE.costs_by_exit(1, "fp32", SLOW, cloud_queue_ms=queue_ms)
+
+
+@pytest.mark.parametrize(("cut", "codec", "known"), [(1, "jpeg", "'fp32', 'uint8'"), (0, "fp32", "'raw', 'jpeg'")])
+def test_a_codec_that_was_not_measured_there_is_refused(cut, codec, known):
+    with pytest.raises(InvalidInput, match=rf"no codec '{codec}' was measured at cut {cut}; \[{known}\] are known"):
+        CODED.costs_by_exit(cut, codec, SLOW)
+
+
+@pytest.mark.parametrize("named", [[(2, "uint8")], [(-1, "uint8")], [(1, "fp32")], [(0, "raw")], [(1, "a"), (1, "a")]])
+def test_codecs_of_no_cut_or_given_twice_are_refused(named):
+    with pytest.raises(InvalidInput, match=r"codecs are \[.*; each must be for a cut of 0 to 1, once, and not plain"):
+        replace(PROFILE, codecs=tuple(CodecCost(cut, codec, 10, 0.0, 0.0) for cut, codec in named))
+
+
+@pytest.mark.parametrize("wrong", [{"message_bytes": 0}, {"encode_ms": -1.0}, {"decode_ms": math.nan}])
+def test_a_codec_that_costs_less_than_nothing_is_refused(wrong):
+    with pytest.raises(InvalidInput, match=next(iter(wrong))):
+        replace(CODED.codecs[0], **wrong)
