@@ -25,7 +25,11 @@ _PLACES = {Place.EDGE: EDGE, Place.CLOUD: CLOUD, Place.FALLBACK: FALLBACK}
 
 
 def policy_of(plan: Plan) -> Policy:
-    """What a request asks for, so that an edge that holds stages [0, plan.cut) carries out *plan*."""
+    """What a request asks for, so that an edge that holds stages [0, plan.cut) carries out *plan*.
+
+    Raises `InvalidInput` for a plan with a codec, which no request asks for.
+    """
+    plan.check_plain()
     if plan.local_only:
         return Policy.EDGE_ONLY
     return Policy.CLOUD_ONLY if plan.cut == 0 else Policy.SPLIT

@@ -103,7 +103,8 @@ def compare(scenario: Scenario, measured: Measured) -> dict[str, Records]:
 
 
 def with_plan(scenario: Scenario, plan: Plan) -> Scenario:
-    """*scenario* with *plan* instead of its own."""
+    """*scenario* with *plan* instead of its own. Raises `InvalidInput` for one with a codec, which scenarios lack."""
+    plan.check_plain()
     written = PlanModel(
         cut=plan.cut, criterion=plan.rule.criterion, thresholds=plan.rule.thresholds, local_only=plan.local_only
     )

@@ -41,6 +41,13 @@ class Plan:
         if self.cut != 0 and self.codec == "raw":
             raise InvalidInput(f"codec is 'raw' at cut {self.cut}; only the input, at cut 0, is sent as it came")
 
+    def check_plain(self) -> None:
+        """Raise `InvalidInput` for a plan with a codec, where messages are plain."""
+        if self.codec != plain_codec(self.cut):
+            raise InvalidInput(
+                f"codec is {self.codec!r} at cut {self.cut}; here it can only be {plain_codec(self.cut)!r}"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Routes:

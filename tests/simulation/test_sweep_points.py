@@ -18,7 +18,7 @@ from simulations.grid import parse_axes
 from simulations.rows import BASELINES
 from simulations.scenarios import LinkModel, Markov, PlanModel, Scenario, Workload
 from simulations.simulator import simulate
-from simulations.sweep import Halves, Point, compare, points_of, run_points, screened_rules
+from simulations.sweep import Halves, Point, compare, points_of, run_points, screened_rules, with_plan
 
 HALVES = Halves.of(measured())
 
@@ -221,3 +221,8 @@ def test_all_cuts_leave_out_those_before_the_first_exit() -> None:
     run_points(points("cut=*", halves=late), late)
     with pytest.raises(InvalidInput, match=r"stages \[0, 1\) have no exit"):
         run_points(points("cut=1", halves=late), late)
+
+
+def test_a_plan_with_a_codec_is_no_scenarios() -> None:
+    with pytest.raises(InvalidInput, match="codec is 'jpeg' at cut 0; here it can only be 'raw'"):
+        with_plan(BASE, replace(OWN, cut=0, codec="jpeg"))

@@ -13,6 +13,7 @@ from test_outcomes import random_table
 
 from branchynet.decisions.candidates import Candidates, undominated
 from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.decisions.plans import Plan
 from branchynet.decisions.timing import CodecCost, ServingProfile, StageTimes
 from branchynet.errors import InvalidInput
@@ -94,6 +95,18 @@ def test_few_rules_are_spread_and_the_callers_own_is_among_them(rules):
     own_passed = 1 - np.cumsum(result.exit_shares)[:-1]
     as_good = (found.accuracy[here] >= result.accuracy - 1e-12) & (passed <= own_passed + 1e-12).all(axis=1)
     assert as_good.any()
+
+
+@pytest.mark.parametrize("rules", [1, 7, 30, 200])
+def test_as_many_rules_are_tried_as_asked_for_or_as_there_are(rules):
+    # The first exit is always wrong and the last one right, so each threshold is the cheapest of its accuracy.
+    logits = np.zeros((2, 30, 2), np.float32)
+    logits[0, :, 1] = np.linspace(1, 3, 30)
+    logits[1, :, 0] = 9
+    table = OutcomeTable(logits, np.zeros(30, np.int64), np.ones(2))
+    profile = ServingProfile(TIMES, TIMES, (0, 3), 1, 0.0, 0.0, (784, 4_704, 900, 90), 0, 0)
+    found = Candidates.of(table, Criterion.MARGIN, profile, rules=rules)
+    assert np.bincount(found.way).tolist() == [1, min(rules, 31), min(rules, 31)]
 
 
 points = arrays.arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(1, 3)), elements=st.integers(0, 3))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import many, some
 from placement_examples import scenes
-from test_candidates import PROFILE, TABLE
+from test_candidates import NEVER, PROFILE, TABLE
 
 from branchynet.decisions.candidates import Candidates
 from branchynet.decisions.exits import Criterion
@@ -147,6 +147,18 @@ def test_of_equals_the_one_with_fewer_bytes_and_then_a_deeper_answer_of_its_own_
 
         assert best(measures, name) == min(equals, key=rank)
         assert pareto(measures, (name,)).tolist() == [best(measures, name)]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "chosen"),
+    [([0.5, 0.6, 0.6], 2), ([0.5, 0.7, 0.6], 1), ([0.6, 0.6, 0.5], 0)],
+)
+def test_of_what_takes_the_same_the_more_accurate_is_best_then_the_deeper_answer_of_its_own(accuracy, chosen):
+    """Whoever leaves at the first exit pays nothing for what lies behind it; cut 3 has one more to fall back on."""
+    ways = (Plan(1, NEVER), Plan(3, NEVER))
+    everybody_first = np.array([[1.0, 0.0, 0.0]] * 3)
+    found = Candidates(ways, np.array([0, 0, 1]), np.ones((3, 2)), everybody_first, np.array(accuracy), (0, 2, 3), 3)
+    assert best(evaluate(found, PROFILE, Link(2.0))) == chosen
 
 
 LIMITS = {field.name: field.name[4:] for field in fields(Constraints)}

@@ -5,6 +5,7 @@ from running_nodes import closed_port, in_process
 
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.plans import Plan
+from branchynet.errors import InvalidInput
 from orchestrator.live import policy_of, send_requests
 from simulations.records import CLOUD, EDGE, LOST
 from simulations.scenarios import Scenario, Workload
@@ -65,3 +66,5 @@ def test_a_plan_becomes_the_policy_that_carries_it_out():
     assert policy_of(Plan(1, RULE)).value == "split"
     assert policy_of(Plan(0, RULE)).value == "cloud-only"
     assert policy_of(Plan(0, RULE, local_only=True)).value == "edge-only"
+    with pytest.raises(InvalidInput, match="codec is 'uint8' at cut 1; here it can only be 'fp32'"):
+        policy_of(Plan(1, RULE, codec="uint8"))
