@@ -34,7 +34,7 @@ __all__ = ["Candidates", "undominated"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-NONE: Mapping[tuple[int, str], OutcomeTable] = MappingProxyType({})
+NOTHING_CODED: Mapping[tuple[int, str], OutcomeTable] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Candidates:
         table: OutcomeTable,
         rule: ExitRule | Criterion,
         profile: ServingProfile,
-        coded: Mapping[tuple[int, str], OutcomeTable] = NONE,
+        coded: Mapping[tuple[int, str], OutcomeTable] = NOTHING_CODED,
         cuts: Iterable[int] | None = None,
         rules: int = 4_096,
     ) -> Candidates:

@@ -125,9 +125,8 @@ def evaluate(
         profile.costs_by_exit(way.cut, way.codec, link, local_only=way.local_only, cloud_queue_ms=cloud_queue_ms)
         for way in candidates.ways
     ]
-    costs = np.stack(
-        [[cost.busy_ms, cost.waiting_ms, cost.cloud_ms, cost.uplink_bytes] for cost in by_way]
-    )  # [W, 4, E]
+    # [W, 4, E], of which each plan gets the matrix of its way.
+    costs = np.array([[cost.busy_ms, cost.waiting_ms, cost.cloud_ms, cost.uplink_bytes] for cost in by_way])
     busy_ms, waiting_ms, cloud_ms, uplink_bytes = np.einsum("pme,pe->mp", costs[candidates.way], candidates.shares)
     # The shares are whole numbers of samples divided, so they may miss the quantile by rounding only.
     through = np.argmax(np.cumsum(candidates.shares, axis=1) >= tail - 1e-9, axis=1)
