@@ -65,7 +65,7 @@ class CloudNode:
         """
         check_hash(content_hash, self.served.content_hash)
         self._check_cut(cut)
-        rule = rule or self.served.rule
+        rule = rule or self._own_rule(cut)
         rule.check_exits(self._network.exits, self._network.classes)
         if isinstance(sent, Payload):
             # Decoding takes as long as a small layer, which the event loop should not wait for either.
@@ -79,6 +79,10 @@ class CloudNode:
     def close(self) -> None:
         """End the compute thread after the call that runs."""
         self._worker.close()
+
+    def _own_rule(self, cut: int) -> ExitRule:
+        """The artifact's rule, and none with a memory where there is nothing left to decide."""
+        return ExitRule.never(self._network.exits) if self._network.is_decided(cut) else self.served.rule
 
     def _decode_and_run(self, cut: int, payload: Payload, rule: ExitRule, history: History | None) -> Progress:
         codec = named_codec(payload.codec, self._ranges.get(cut))

@@ -72,12 +72,13 @@ class Uplink(Protocol):
     """The way to the cloud."""
 
     async def resume(
-        self, cut: int, sent: Sendable, rule: ExitRule, timeout_ms: float, history: History | None = None
+        self, cut: int, sent: Sendable, rule: ExitRule | None, timeout_ms: float, history: History | None = None
     ) -> CloudAnswers:
         """Answers for *sent* [R, …] at *cut* within *timeout_ms*, or a `BranchyNetError` that says why not.
 
         *sent*: the tensor as it is, uint8 or float32, or what a codec made of it. *history*: int32 [R, 2], what a rule
-        with a memory knows of the samples; None for other rules, and at cut 0. The error is an `OffloadFailed` if the message may have gone out.
+        with a memory knows of the samples; None for other rules, and at cut 0. *rule*: None where no
+        exit that could be taken lies behind the cut. The error is an `OffloadFailed` if the message may have gone out.
         """
         ...
 
@@ -181,7 +182,9 @@ class EdgeNode:
         timeout_ms = self._limits.allowance_ms(left_ms)
         if timeout_ms <= 0:
             raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
-        answers = await self._uplink.resume(cut, sent, rule, timeout_ms, progress.history)
+        # A rule that has nothing to decide any more would be a third of the message's head.
+        needed = rule if rule.remembers or not self._network.is_decided(cut) else None
+        answers = await self._uplink.resume(cut, sent, needed, timeout_ms, progress.history)
         self._check_answers(answers, cut, len(progress.remaining))
         return answers
 

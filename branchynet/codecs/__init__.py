@@ -51,6 +51,6 @@ def _named(name: str) -> Codec:
         kind, quality = match.groups()
         return PictureCodec(cast(PictureFormat, kind), None if quality is None else int(quality))
     raise InvalidInput(
-        f"codec {name[:64]!r} is unknown; for feature maps there are {', '.join(VALUES)}, each with -calibrated, +mask and "
-        "+zstd, for images raw, raw+zstd, png, webp, webp-QUALITY and jpeg-QUALITY"
+        f"codec {name[:64]!r} is unknown; for feature maps there are {', '.join(VALUES)}, each with -calibrated, "
+        "+mask and +zstd, for images raw, raw+zstd, png, webp, webp-QUALITY and jpeg-QUALITY"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from branchynet.models import zoo
 from branchynet.network import BranchyNet
 from branchynet.reference import record_calibration
 from branchynet.training import datasets
+from branchynet.training.codec_study import calibrated_ranges
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
 from branchynet.training.joint import Trained
@@ -108,6 +110,7 @@ def assemble(
     manifest = artifacts.save(out, manifest, trained.network, trained.baseline, weights)
     # From here on the artifact as it lies on disk, rounded weights and all: a reader who loads it finds the same.
     network, baseline = artifacts.load(out)[1], artifacts.load_baseline(out, manifest)
+    manifest = replace(manifest, codec_ranges=calibrated_ranges(network, calibration))
     table = measure_outcomes(network, manifest.cost, calibration)
     floor = min(trunk_accuracy(baseline, calibration), float(table.correct[-1].mean())) - recipe.max_drop
     chosen = select(frontier(table, Criterion.ENTROPY), floor)
