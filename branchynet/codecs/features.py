@@ -26,8 +26,8 @@ __all__ = ["VALUES", "FeatureCodec", "Values"]
 Values = Literal["fp32", "fp16", "uint8", "uint4"]
 VALUES: tuple[Values, ...] = ("fp32", "fp16", "uint8", "uint4")
 _LEVELS = {"uint8": 255, "uint4": 15}
-# What float32 arithmetic adds to half a step: two roundings of values as large as the range.
-_ROUNDING = 2.0**-22
+# What float32 arithmetic adds to half a step: a few roundings of values as large as the range.
+_ROUNDING = 2.0**-21
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 _Floats = NDArray[np.float32]
@@ -103,7 +103,7 @@ class FeatureCodec:
             return np.asarray(np.abs(floats).astype(np.float64) * 2.0**-11 + 2.0**-25)
         channels = by_channel(floats)
         low, high = self._ranges(channels)
-        within = self._steps(low, high).astype(np.float64) / 2 + np.maximum(high, -low) * _ROUNDING + _SMALLEST
+        within = self._steps(low, high).astype(np.float64) / 2 + np.maximum(high, -low) * _ROUNDING + 256 * _SMALLEST
         beyond = np.maximum(np.maximum(channels - high[:, :, None], low[:, :, None] - channels), 0)
         bound: NDArray[np.float64] = (within[:, :, None] + beyond).reshape(batch.shape)
         return bound
@@ -120,11 +120,13 @@ class FeatureCodec:
             return b"", halves.astype(halves.dtype.newbyteorder("<"), copy=False).view(f"<u{halves.itemsize}")
         channels = by_channel(floats)
         low, high = self._ranges(channels)
-        steps = self._steps(low, high)[:, :, None]
-        scaled = channels - low[:, :, None] if low.any() else channels.copy()
-        np.divide(scaled, steps, out=scaled, where=steps > 0)
+        steps = self._steps(low, high)
+        # A channel whose range is next to nothing is sent as zeros, instead of dividing by it.
+        codes_per_unit = np.divide(1, steps, out=np.zeros_like(steps), where=steps >= _SMALLEST)[:, :, None]
+        scaled = (channels - low[:, :, None] if low.any() else channels) * codes_per_unit
+        if self.calibrated:
+            np.clip(scaled, 0, _LEVELS[self.values], out=scaled)
         np.rint(scaled, out=scaled)
-        np.clip(scaled, 0, _LEVELS[self.values], out=scaled)
         head = self._fixed.mark if self.calibrated else pack_ranges(low, high)
         return head, scaled.astype(np.uint8)
 

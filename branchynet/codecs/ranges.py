@@ -33,10 +33,12 @@ def sample_ranges(channels: Floats) -> tuple[Floats, Floats]:
     `InvalidInput` for a NaN, an infinity or a range too wide for float32.
     """
     highest, lowest = channels.max(axis=2), channels.min(axis=2)
+    high = _rounded_up(np.maximum(highest, 0))
+    low = np.zeros_like(high) if lowest.min() >= 0 else -_rounded_up(-np.minimum(lowest, 0))
     with np.errstate(over="ignore", invalid="ignore"):
-        high, low = _rounded_up(np.maximum(highest, 0)), -_rounded_up(-np.minimum(lowest, 0))
         width = high - low
-    if not (np.isfinite(highest) & np.isfinite(lowest) & np.isfinite(width)).all():
+    # A NaN or an infinity may hide from the width (its upper half may be a number's), but not from the ends.
+    if not np.isfinite([highest, lowest, width]).all():
         raise InvalidInput(f"the map holds {lowest.min()} to {highest.max()}; its values must be finite and closer")
     return low, high
 

@@ -25,7 +25,15 @@ from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
 from branchynet.training.joint import Trained
 from branchynet.training.recipes import Recipe
 
-__all__ = ["assemble", "calibration_table", "choose_rule", "copy_with_rule", "held_out_images", "training_split"]
+__all__ = [
+    "assemble",
+    "calibration_table",
+    "choose_rule",
+    "copy_with_rule",
+    "held_out_images",
+    "record_reference",
+    "training_split",
+]
 
 DEFAULT_CUT = 1
 
@@ -78,6 +86,26 @@ def copy_with_rule(
     manifest = artifacts.read_manifest(source).with_rule(rule, results)
     artifacts.write_manifest(out, manifest)
     return manifest if rule.remembers else record_calibration(out, Reference.of(table, rule), guarantee)
+
+
+def record_reference(name_or_folder: str, data: Path | None, out: Path | None = None) -> tuple[Path, Manifest]:
+    """Add to an artifact, or to its copy in *out*, the scores of its exits and the ranges of its maps.
+
+    Both are those of the held-out training images. A rule with a memory gets no scores. Returns the folder and the
+    manifest; raises what `held_out_images` raises.
+    """
+    source = zoo.find(name_or_folder)
+    manifest, network = artifacts.load_runner(source)
+    images = held_out_images(manifest, data)
+    folder = out or source
+    if source.resolve() != folder.resolve():
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    manifest = replace(manifest, codec_ranges=calibrated_ranges(network, images))
+    artifacts.write_manifest(folder, manifest)
+    if manifest.rule.remembers:
+        return folder, manifest
+    table = measure_outcomes(network, manifest.cost, images)
+    return folder, record_calibration(folder, Reference.of(table, manifest.rule))
 
 
 def assemble(
