@@ -128,7 +128,7 @@ class LinkEstimator:
             # The link is another one, and what was known of it says little.
             self._covariance, self._surprises = self._unsure(), 0.0
         elif surprise:
-            residual_ms = math.copysign(std_ms, residual_ms)  # counts, but no more than a usual one
+            residual_ms = math.copysign(2 * std_ms, residual_ms)  # counts, but not for all that it says
         else:
             # What the belief's own uncertainty does not explain is noise.
             unexplained = max(residual_ms**2 - (std_ms**2 - self._noise_ms**2), 0.0)
