@@ -100,6 +100,10 @@ class Runner(ABC):
         """Number of exits that a sample has passed when it reaches *cut*."""
         return sum(number is not None for number in self.exit_of_stage[:cut])
 
+    def is_decided(self, cut: int) -> bool:
+        """Whether only the final exit lies behind *cut*: no rule has a say there any more."""
+        return self.exits - self.exits_before(cut) <= 1
+
     def resume(self, x: Array, first: int, last: int, rule: ExitRule, history: History | None = None) -> Progress:
         """Run stages [*first*, *last*); after each exit the samples that *rule* is sure about leave the batch.
 

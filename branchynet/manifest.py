@@ -12,6 +12,7 @@ from typing import Any, Literal, NotRequired, final
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from branchynet.codecs.ranges import FixedRanges, channels_of
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.gates import Gate
 from branchynet.engine import Engine
@@ -39,7 +40,7 @@ class Manifest:
     *files*: SHA-256 of each weight file by name. *training* and *results* are free-form JSON: the recipe with its
     data and seed, and what was measured with which rule. *cut*: where the edge half ends by default. *weights*: how
     those of the stages are kept on disk; they are float32 in memory. *yardsticks*: names of the artifacts to measure
-    beside it, see `branchynet.training.yardsticks`.
+    beside it, see `branchynet.training.yardsticks`. *codec_ranges*: by cut, what calibrated codecs go by.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Manifest:
     results: Mapping[str, Any]
     weights: Weights = "fp32"
     yardsticks: Mapping[str, str] = field(default_factory=dict)
+    codec_ranges: Mapping[int, FixedRanges] = field(default_factory=dict)
 
     @property
     def exported(self) -> bool:
@@ -169,6 +171,11 @@ class _GateFile(TypedDict):
     bias: float
 
 
+class _RangesFile(TypedDict):
+    low: list[float]
+    high: list[float]
+
+
 class _RuleFile(TypedDict):
     criterion: str
     thresholds: list[float]
@@ -191,6 +198,7 @@ class _ManifestFile(TypedDict):
     results: dict[str, Any]
     weights: NotRequired[Weights]
     yardsticks: NotRequired[dict[str, str]]
+    codec_ranges: NotRequired[dict[str, _RangesFile]]
 
 
 _MANIFEST_FILE = TypeAdapter(_ManifestFile)
@@ -261,7 +269,26 @@ def _to_json(manifest: Manifest) -> _ManifestFile:
         written["weights"] = manifest.weights
     if manifest.yardsticks:
         written["yardsticks"] = dict(manifest.yardsticks)
+    if manifest.codec_ranges:
+        written["codec_ranges"] = {
+            str(cut): {"low": list(ranges.low), "high": list(ranges.high)}
+            for cut, ranges in manifest.codec_ranges.items()
+        }
     return written
+
+
+def _codec_ranges(raw: dict[str, _RangesFile], shapes: list[tuple[int, ...]]) -> dict[int, FixedRanges]:
+    """The ranges in the file; `InvalidInput` if they do not fit the *shapes* at the cuts."""
+    made = {}
+    for text, ends in raw.items():
+        cut = int(text) if text.isdecimal() else 0
+        if not 1 <= cut < len(shapes):
+            raise InvalidInput(f"codec_ranges are for cut {text!r}; there are cuts 1 to {len(shapes) - 1}")
+        made[cut] = FixedRanges(tuple(ends["low"]), tuple(ends["high"]))
+        channels = channels_of(shapes[cut])
+        if len(made[cut].low) != channels:
+            raise InvalidInput(f"codec_ranges hold {len(made[cut].low)} channels at cut {cut}, the map has {channels}")
+    return made
 
 
 def _from_json(raw: _ManifestFile) -> Manifest:
@@ -287,6 +314,7 @@ def _from_json(raw: _ManifestFile) -> Manifest:
         weights=raw.get("weights", "fp32"),
         yardsticks=raw.get("yardsticks", {}),
     )
+    manifest = replace(manifest, codec_ranges=_codec_ranges(raw.get("codec_ranges", {}), manifest.cut_shapes))
     counted = manifest.cost
     rule.check_exits(counted.exits, architecture.classes)
     stages = len(counted.stages)

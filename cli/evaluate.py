@@ -48,6 +48,9 @@ def evaluate(
     table: Annotated[
         Comparison | None, typer.Option(help="paper: Table I of the paper beside our networks of the same layers.")
     ] = None,
+    codecs: Annotated[
+        bool, typer.Option("--codecs", help="Instead: bytes, time and accuracy of every codec at every cut.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Accuracy, exit shares, ms per image at batch 1 and MACs, against the plain trunk trained with the same recipe.
@@ -66,11 +69,18 @@ def evaluate(
         raise InvalidInput("--record is for figures of the whole test set, and --sample is a tenth of one")
     measuring = Measuring(engine, timing_images, passes, data)
     if table is not None:
-        if asked or sample or static or cascade or plot or record:
+        if asked or sample or static or cascade or plot or record or codecs:
             raise InvalidInput("--table paper evaluates its own three artifacts; it takes no name and no other output")
         from cli.paper_table import paper_table
 
         write_json(json_file, paper_table(measuring))
+        return
+    if codecs:
+        if static or cascade or plot or record:
+            raise InvalidInput("--codecs prints its own tables; it takes no yard-stick, --plot or --record")
+        from cli.codecs import codec_tables
+
+        write_json(json_file, codec_tables(asked or DEFAULT, measuring, sample=sample))
         return
     given = {kind: small for kind, small in (("static", static), ("cascade", cascade)) if small}
     figures = evaluate_one(asked or DEFAULT, measuring, sample=sample, given=given, plot=plot, record=record)

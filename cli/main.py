@@ -8,7 +8,7 @@ import typer
 
 import branchynet
 from branchynet.errors import BranchyNetError
-from cli import calibrate, classify, demo, drift, evaluate, fleet, models, nodes, simulate, train
+from cli import calibrate, classify, demo, drift, evaluate, fleet, models, nodes, reference, simulate, train
 
 __all__ = ["app", "main"]
 
@@ -42,6 +42,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("models")(models.models)
 app.command("calibrate")(calibrate.calibrate)
 app.command("drift")(drift.drift)
+app.command("reference")(reference.reference)
 app.command("train")(train.train)
 
 

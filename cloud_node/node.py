@@ -1,4 +1,4 @@
-"""What the cloud does with a batch of feature maps: run the rest of the network. Knows no protobuf, no gRPC."""
+"""What the cloud does with a batch of feature maps: decode it, run the rest. Knows no protobuf and no gRPC."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from branchynet.codecs import Payload, check_cut, named_codec
 from branchynet.decisions.exits import ExitRule, History
-from branchynet.engine import Runner
+from branchynet.engine import Progress, Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
 from branchynet.validation import check_batch, check_hash
@@ -36,6 +37,7 @@ class CloudNode:
         self.served = manifest.served((network.first, network.last), max_batch)
         self._network = network
         self._shapes = manifest.cut_shapes
+        self._ranges = manifest.codec_ranges
         self._worker = Worker("cloud-compute")
 
     @property
@@ -52,29 +54,50 @@ class CloudNode:
         self,
         content_hash: str,
         cut: int,
-        tensor: NDArray[np.generic],
+        sent: NDArray[np.generic] | Payload,
         rule: ExitRule | None,
         history: History | None = None,
     ) -> Resumed:
-        """Run stages [*cut*, n) on *tensor* [B, …]; *rule* is the artifact's own if None.
+        """Run stages [*cut*, n) on what was *sent* [B, …]; *rule* is the artifact's own if None.
 
-        *tensor*: uint8 images at cut 0, float32 maps otherwise. *history*: int32 [B, 2], see `Runner.resume`.
-        Raises `ArtifactMismatch`, `InvalidInput` or `TooLarge` before any layer runs.
+        *sent*: uint8 images at cut 0, float32 maps otherwise, or what a codec made of them. *history*: int32 [B, 2],
+        see `Runner.resume`. Raises `ArtifactMismatch`, `InvalidInput` or `TooLarge` before any layer runs.
         """
         check_hash(content_hash, self.served.content_hash)
         self._check_cut(cut)
-        dtype = np.dtype(np.uint8 if cut == 0 else np.float32)
-        check_batch(tensor, dtype, self._shapes[cut], self.served.max_batch, f"tensor at cut {cut}")
-        rule = rule or self.served.rule
+        rule = rule or self._own_rule(cut)
         rule.check_exits(self._network.exits, self._network.classes)
-        rule.check_history(history, len(tensor), self._network.classes, self._network.exits_before(cut))
-        features = tensor.copy()  # the message's buffer is read-only and not aligned, which torch does not take
-        done = await self._worker.run(self._network.resume, features, cut, self._network.total_stages, rule, history)
+        if isinstance(sent, Payload):
+            # Decoding takes as long as a small layer, which the event loop should not wait for either.
+            done = await self._worker.run(self._decode_and_run, cut, sent, rule, history)
+        else:
+            self._check(cut, sent, rule, history)
+            features = sent.copy()  # the message's buffer is read-only and not aligned, which torch does not take
+            done = await self._worker.run(self._run, cut, features, rule, history)
         return Resumed(done.value.exits, done.value.logits, done.queue_ms, done.compute_ms)
 
     def close(self) -> None:
         """End the compute thread after the call that runs."""
         self._worker.close()
+
+    def _own_rule(self, cut: int) -> ExitRule:
+        """The artifact's rule, and none with a memory where there is nothing left to decide."""
+        return ExitRule.never(self._network.exits) if self._network.is_decided(cut) else self.served.rule
+
+    def _decode_and_run(self, cut: int, payload: Payload, rule: ExitRule, history: History | None) -> Progress:
+        codec = named_codec(payload.codec, self._ranges.get(cut))
+        check_cut(codec, cut)
+        features = codec.decode(payload, self._shapes[cut], self.served.max_batch)
+        self._check(cut, features, rule, history)
+        return self._run(cut, features if features.flags.writeable else features.copy(), rule, history)
+
+    def _run(self, cut: int, features: NDArray[np.generic], rule: ExitRule, history: History | None) -> Progress:
+        return self._network.resume(features, cut, self._network.total_stages, rule, history)
+
+    def _check(self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, history: History | None) -> None:
+        dtype = np.dtype(np.uint8 if cut == 0 else np.float32)
+        check_batch(tensor, dtype, self._shapes[cut], self.served.max_batch, f"tensor at cut {cut}")
+        rule.check_history(history, len(tensor), self._network.classes, self._network.exits_before(cut))
 
     def _check_cut(self, cut: int) -> None:
         first, last = self._network.first, self._network.total_stages - 1

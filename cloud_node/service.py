@@ -31,7 +31,9 @@ class CloudService(pb_grpc.CloudServicer):
         resumed = await self._node.resume(
             request.content_hash,
             request.cut,
-            messages.array_from_tensor(request.tensor, "tensor"),
+            messages.payload_from_message(request.encoded)
+            if request.WhichOneof("input") == "encoded"
+            else messages.array_from_tensor(request.tensor, "tensor"),
             messages.rule_from_message(request.rule) if request.HasField("rule") else None,
             messages.history_from_message(request.history) if request.HasField("history") else None,
         )

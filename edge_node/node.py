@@ -1,7 +1,7 @@
 """The life of a batch at the edge. Knows no protobuf and no gRPC: the cloud is whatever keeps the `Uplink` promise.
 
 1. Run the edge's stages; after each exit the confident samples leave.
-2. Send whoever is left to the cloud, in one message, with the time that is left.
+2. Encode whoever is left and send them to the cloud, in one message, with the time that is left.
 3. Join the answers in the order of the images. Where the cloud did not answer, the edge's deepest exit does.
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from branchynet.codecs import Codec, Payload, check_cut, named_codec
 from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule, History
 from branchynet.engine import Array, Progress, Runner
@@ -26,7 +27,21 @@ from branchynet.validation import check_batch
 from branchynet.worker import Timed, Worker
 from edge_node.watching import Watcher
 
-__all__ = ["CloudAnswers", "EdgeNode", "OffloadFailed", "Uplink"]
+__all__ = ["CloudAnswers", "EdgeNode", "OffloadCodecs", "OffloadFailed", "Sendable", "Uplink"]
+
+
+# A tensor as it is, or what a codec made of it.
+Sendable = NDArray[np.generic] | Payload
+# Codecs that change nothing: the tensor itself is sent, which every cloud understands.
+PLAIN = ("fp32", "raw")
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadCodecs:
+    """How feature maps are sent, and images if no stage runs here; the default is as they are."""
+
+    features: Codec = field(default_factory=lambda: named_codec("fp32"))
+    images: Codec = field(default_factory=lambda: named_codec("raw"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +72,13 @@ class Uplink(Protocol):
     """The way to the cloud."""
 
     async def resume(
-        self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float, history: History | None = None
+        self, cut: int, sent: Sendable, rule: ExitRule | None, timeout_ms: float, history: History | None = None
     ) -> CloudAnswers:
-        """Answers for *tensor* [R, …] at *cut* within *timeout_ms*, or a `BranchyNetError` that says why not.
+        """Answers for *sent* [R, …] at *cut* within *timeout_ms*, or a `BranchyNetError` that says why not.
 
-        *history*: int32 [R, 2], what a rule with a memory knows of the samples; None for other rules, and at cut 0.
-        The error is an `OffloadFailed` if the message may have gone out.
+        *sent*: the tensor as it is, uint8 or float32, or what a codec made of it. *history*: int32 [R, 2], what a rule
+        with a memory knows of the samples; None for other rules, and at cut 0. *rule*: None where no
+        exit that could be taken lies behind the cut. The error is an `OffloadFailed` if the message may have gone out.
         """
         ...
 
@@ -71,6 +87,7 @@ class EdgeNode:
     """Stages [0, cut) of an artifact on one compute thread, and the way to the cloud (None: there is none).
 
     A *watcher*, if given, sees every batch whose request brought no rule, and may move the rule of the next ones.
+    What is offloaded goes through *codecs*; the default leaves it as it is.
     """
 
     def __init__(
@@ -82,6 +99,7 @@ class EdgeNode:
         max_batch: int,
         clock_s: Callable[[], float] = time.perf_counter,
         watcher: Watcher | None = None,
+        codecs: OffloadCodecs | None = None,
     ) -> None:
         if network.first != 0:
             raise InvalidInput(f"an edge half must start at stage 0, this one starts at {network.first}")
@@ -93,6 +111,9 @@ class EdgeNode:
         self._limits = limits
         self._clock_s = clock_s
         self._watcher = watcher
+        self._codecs = codecs or OffloadCodecs()
+        check_cut(self._codecs.images, 0)
+        check_cut(self._codecs.features, network.last)
         self._worker = Worker("edge-compute")
 
     async def classify(
@@ -124,9 +145,12 @@ class EdgeNode:
         if not len(progress.remaining) or policy is Policy.EDGE_ONLY:
             return _answers(done, rule)
         asked_s = self._clock_s()
-        left_ms = remaining_ms - 1e3 * (asked_s - arrived_s)
         try:
-            cloud = await self._ask_cloud(cut, progress, rule, left_ms)
+            coded = await self._encode(cut, progress.features)
+            done = Timed(progress, done.queue_ms + coded.queue_ms, done.compute_ms + coded.compute_ms)
+            asked_s = self._clock_s()
+            left_ms = remaining_ms - 1e3 * (asked_s - arrived_s)
+            cloud = await self._ask_cloud(cut, coded.value, progress, rule, left_ms)
         except BranchyNetError as error:
             waited_ms = 1e3 * (self._clock_s() - asked_s)
             unanswered = progress.remaining
@@ -144,13 +168,23 @@ class EdgeNode:
             return Timed(self._network.resume(batch, first, last, rule), 0.0, 0.0)
         return await self._worker.run(self._network.resume, batch, first, last, rule)
 
-    async def _ask_cloud(self, cut: int, progress: Progress, rule: ExitRule, left_ms: float) -> CloudAnswers:
+    async def _encode(self, cut: int, features: Array) -> Timed[Sendable]:
+        codec = self._codecs.features if cut else self._codecs.images
+        if codec.name in PLAIN:
+            return Timed(features, 0.0, 0.0)
+        return await self._worker.run(codec.encode, features)
+
+    async def _ask_cloud(
+        self, cut: int, sent: Sendable, progress: Progress, rule: ExitRule, left_ms: float
+    ) -> CloudAnswers:
         if self._uplink is None:
             raise Unavailable("this edge was given no cloud")
         timeout_ms = self._limits.allowance_ms(left_ms)
         if timeout_ms <= 0:
             raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
-        answers = await self._uplink.resume(cut, progress.features, rule, timeout_ms, progress.history)
+        # A rule that has nothing to decide any more would be a third of the message's head.
+        needed = rule if rule.remembers or not self._network.is_decided(cut) else None
+        answers = await self._uplink.resume(cut, sent, needed, timeout_ms, progress.history)
         self._check_answers(answers, cut, len(progress.remaining))
         return answers
 

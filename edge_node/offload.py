@@ -6,14 +6,15 @@ import time
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
 
+from branchynet.codecs import Payload
 from branchynet.decisions.exits import ExitRule, History
 from branchynet.errors import BranchyNetError, InvalidInput, Unavailable
 from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
 from branchynet.telemetry import Event, logger
-from edge_node.node import CloudAnswers, OffloadFailed
+from branchynet.validation import HASH_CHARACTERS
+from edge_node.node import CloudAnswers, OffloadFailed, Sendable
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 
@@ -31,10 +32,10 @@ class GrpcUplink:
         self._answering = True
 
     async def resume(
-        self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, timeout_ms: float, history: History | None = None
+        self, cut: int, sent: Sendable, rule: ExitRule | None, timeout_ms: float, history: History | None = None
     ) -> CloudAnswers:
         """See `edge_node.node.Uplink`. Fails at once while the cloud is known to be away."""
-        request = resume_request(self._content_hash, cut, tensor, rule, history)
+        request = resume_request(self._content_hash, cut, sent, rule, history)
         size, started_s = request.ByteSize(), time.perf_counter()
         try:
             reply = await self._cloud.Resume(request, timeout=timeout_ms / 1e3)
@@ -65,14 +66,15 @@ class GrpcUplink:
 
 
 def resume_request(
-    content_hash: str, cut: int, tensor: NDArray[np.generic], rule: ExitRule, history: History | None = None
+    content_hash: str, cut: int, sent: Sendable, rule: ExitRule | None, history: History | None = None
 ) -> pb.ResumeRequest:
-    """The message that offloads *tensor* [R, …] at *cut*; its `ByteSize` is what an offload is said to have sent."""
+    """The message that offloads *sent*, R samples, at *cut*; its `ByteSize` is what an offload is said to have sent."""
     return pb.ResumeRequest(
-        content_hash=content_hash,
+        content_hash=content_hash[:HASH_CHARACTERS],
         cut=cut,
-        tensor=messages.tensor_from_array(tensor),
-        rule=messages.rule_to_message(rule),
+        tensor=None if isinstance(sent, Payload) else messages.tensor_from_array(sent),
+        encoded=messages.payload_to_message(sent) if isinstance(sent, Payload) else None,
+        rule=None if rule is None else messages.rule_to_message(rule),
         history=None if history is None else messages.history_to_message(history),
     )
 

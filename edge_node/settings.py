@@ -21,6 +21,12 @@ class EdgeSettings(NodeSettings):
     port: int = Field(8001, description="port to listen on; 0 takes a free one", ge=0, le=65535)
     cloud: str = Field("127.0.0.1:8011", description="host:port of the cloud node; empty: none, the edge answers alone")
     cut: int | None = Field(None, description="stages [0, cut) run here; the artifact's own cut if not given", ge=1)
+    codec: str = Field(
+        "fp32", description="how feature maps are sent: fp32, fp16, uint8 or uint4, with -calibrated, +mask, +zstd"
+    )
+    image_codec: str = Field(
+        "raw", description="how images are sent (policy cloud-only): raw, raw+zstd, png, webp, jpeg-90, ..."
+    )
     offload_timeout_ms: float = Field(
         2_000, description="longest wait for the cloud before the edge answers itself", gt=0, le=DAY_MS
     )

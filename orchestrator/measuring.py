@@ -147,7 +147,8 @@ def _message_bytes(manifest: Manifest, network: Runner, cut: int, shape: tuple[i
     tensor = np.zeros((1, *shape), np.float32 if cut else np.uint8)
     remembers = manifest.rule.remembers and network.exits_before(cut) > 0
     history = np.array([[0, 1]], dtype=np.int32) if remembers else None
-    return resume_request(manifest.content_hash, cut, tensor, manifest.rule, history).ByteSize()
+    rule = manifest.rule if manifest.rule.remembers or not network.is_decided(cut) else None
+    return resume_request(manifest.content_hash, cut, tensor, rule, history).ByteSize()
 
 
 async def _ask_nodes(artifact_name: str, manifest: Manifest, dataset: Dataset, logs: Path) -> _Nodes:

@@ -46,6 +46,18 @@ class Tensor(_message.Message):
     data: bytes
     def __init__(self, dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
+class Encoded(_message.Message):
+    __slots__ = ("codec", "version", "shape", "data")
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    codec: str
+    version: int
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, codec: _Optional[str] = ..., version: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class ExitRule(_message.Message):
     __slots__ = ("criterion", "thresholds", "temperatures", "gates")
     CRITERION_FIELD_NUMBER: _ClassVar[int]
@@ -119,18 +131,20 @@ class ClassifyReply(_message.Message):
     def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., probabilities: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ResumeRequest(_message.Message):
-    __slots__ = ("content_hash", "cut", "tensor", "rule", "history")
+    __slots__ = ("content_hash", "cut", "tensor", "encoded", "rule", "history")
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     content_hash: str
     cut: int
     tensor: Tensor
+    encoded: Encoded
     rule: ExitRule
     history: History
-    def __init__(self, content_hash: _Optional[str] = ..., cut: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., history: _Optional[_Union[History, _Mapping]] = ...) -> None: ...
+    def __init__(self, content_hash: _Optional[str] = ..., cut: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., encoded: _Optional[_Union[Encoded, _Mapping]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., history: _Optional[_Union[History, _Mapping]] = ...) -> None: ...
 
 class ResumeReply(_message.Message):
     __slots__ = ("exits", "logits", "queue_ms", "compute_ms")

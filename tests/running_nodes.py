@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from branchynet import artifact
 from branchynet.client import AsyncClient
+from branchynet.codecs import named_codec
 from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule
 from branchynet.engine import Progress
@@ -36,7 +37,7 @@ from cloud_node.node import CloudNode
 from cloud_node.open_inference import CloudModel
 from cloud_node.service import CloudService
 from cloud_node.settings import CloudSettings
-from edge_node.node import EdgeNode
+from edge_node.node import EdgeNode, OffloadCodecs
 from edge_node.offload import GrpcUplink
 from edge_node.open_inference import EdgeModel
 from edge_node.service import EdgeService
@@ -102,7 +103,7 @@ class RecordingCloud(CloudService):
         self.seen: list[SeenCall] = []
 
     async def Resume(self, request: Any, context: Any) -> Any:  # noqa: N802
-        samples = next(iter(request.tensor.shape), 0)
+        samples = next(iter(getattr(request, request.WhichOneof("input") or "tensor").shape), 0)
         call = SeenCall(request.ByteSize(), samples, context.time_remaining())
         self.seen.append(call)
         return await super().Resume(request, context)
@@ -175,6 +176,8 @@ async def serving_edge(
     cut: int | None = None,
     offload_timeout_ms: float = 20_000,
     reserve_ms: float = 20,
+    codec: str = "fp32",
+    image_codec: str = "raw",
 ) -> AsyncIterator[Edge]:
     """An edge that asks the cloud at *cloud* (empty: none), waiting long for it unless a test says otherwise."""
     found = zoo.find(folder)
@@ -182,7 +185,9 @@ async def serving_edge(
     sample_bytes = max(4 * int(np.prod(shape)) for shape in cut_shapes(manifest.architecture))
     limit = max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
     uplink = GrpcUplink(cloud, manifest.content_hash, limit) if cloud else None
-    node = EdgeNode(manifest, network, uplink, OffloadLimits(offload_timeout_ms, reserve_ms), max_batch)
+    codecs = OffloadCodecs(named_codec(codec), named_codec(image_codec))
+    limits = OffloadLimits(offload_timeout_ms, reserve_ms)
+    node = EdgeNode(manifest, network, uplink, limits, max_batch, codecs=codecs)
     settings = EdgeSettings.model_construct(port=0, max_batch=max_batch, grace_s=2.0)
     try:
         async with (

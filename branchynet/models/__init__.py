@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 
 from branchynet.errors import InvalidInput, UnknownModel
-from branchynet.models import alexnet, lenet, resnet
+from branchynet.models import alexnet, lenet, resnet, slim
 from branchynet.models.layers import initialise
 from branchynet.network import BranchyNet, Normalisation, Stage
 from branchynet.profile import NetworkCost, measure_cost
@@ -38,6 +38,7 @@ _FAMILIES = {
     "b-lenet": _Family(lenet.stages, lenet.INPUT_SHAPE, _BRANCHED),
     "b-alexnet": _Family(alexnet.stages, alexnet.INPUT_SHAPE, _BRANCHED),
     "b-resnet-110": _Family(resnet.stages, resnet.INPUT_SHAPE, _BRANCHED, convolution_scale=math.sqrt(2)),
+    "b-slim": _Family(slim.stages, slim.INPUT_SHAPE, ("modern",), convolution_scale=math.sqrt(2)),
     "lenet-small": _Family(lenet.stages, lenet.INPUT_SHAPE, ("plain",)),
     "alexnet-small": _Family(alexnet.stages, alexnet.INPUT_SHAPE, ("plain",), convolution_scale=math.sqrt(2)),
     "resnet-20": _Family(lambda _, classes: resnet.plain(3, classes), resnet.INPUT_SHAPE, ("plain",), math.sqrt(2)),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from branchynet.codecs import Payload
 from branchynet.decisions.exits import ExitRule, History
 from branchynet.decisions.gates import Gate
 from branchynet.errors import InvalidInput
@@ -24,6 +25,8 @@ __all__ = [
     "check_shape",
     "history_from_message",
     "history_to_message",
+    "payload_from_message",
+    "payload_to_message",
     "policy_from_message",
     "policy_to_message",
     "predictions_from_reply",
@@ -93,6 +96,18 @@ def check_shape(shape: tuple[int, ...], what: str) -> None:
     """Raise `InvalidInput` for a *shape* with a non-positive side, too many sides or none; *what* names it."""
     if not 1 <= len(shape) <= MAX_DIMENSIONS or min(shape) < 1:
         raise InvalidInput(f"{what}: shape {shape} is not 1 to {MAX_DIMENSIONS} positive sides")
+
+
+def payload_to_message(payload: Payload) -> pb.Encoded:
+    """The message for *payload*."""
+    return pb.Encoded(codec=payload.codec, version=payload.version, shape=payload.shape, data=payload.data)
+
+
+def payload_from_message(message: pb.Encoded) -> Payload:
+    """The payload in *message*; `InvalidInput` for a shape that no tensor has. The codec checks the rest."""
+    shape = tuple(message.shape)
+    check_shape(shape, "encoded")
+    return Payload(message.codec, message.version, shape, message.data)
 
 
 def rule_to_message(rule: ExitRule) -> pb.ExitRule:

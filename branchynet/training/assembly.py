@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,21 @@ from branchynet.models import zoo
 from branchynet.network import BranchyNet
 from branchynet.reference import record_calibration
 from branchynet.training import datasets
+from branchynet.training.codec_study import calibrated_ranges
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
 from branchynet.training.joint import Trained
 from branchynet.training.recipes import Recipe
 
-__all__ = ["assemble", "calibration_table", "choose_rule", "copy_with_rule", "held_out_images", "training_split"]
+__all__ = [
+    "assemble",
+    "calibration_table",
+    "choose_rule",
+    "copy_with_rule",
+    "held_out_images",
+    "record_reference",
+    "training_split",
+]
 
 DEFAULT_CUT = 1
 
@@ -78,6 +88,26 @@ def copy_with_rule(
     return manifest if rule.remembers else record_calibration(out, Reference.of(table, rule), guarantee)
 
 
+def record_reference(name_or_folder: str, data: Path | None, out: Path | None = None) -> tuple[Path, Manifest]:
+    """Add to an artifact, or to its copy in *out*, the scores of its exits and the ranges of its maps.
+
+    Both are those of the held-out training images. A rule with a memory gets no scores. Returns the folder and the
+    manifest; raises what `held_out_images` raises.
+    """
+    source = zoo.find(name_or_folder)
+    manifest, network = artifacts.load_runner(source)
+    images = held_out_images(manifest, data)
+    folder = out or source
+    if source.resolve() != folder.resolve():
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    manifest = replace(manifest, codec_ranges=calibrated_ranges(network, images))
+    artifacts.write_manifest(folder, manifest)
+    if manifest.rule.remembers:
+        return folder, manifest
+    table = measure_outcomes(network, manifest.cost, images)
+    return folder, record_calibration(folder, Reference.of(table, manifest.rule))
+
+
 def assemble(
     name: str,
     out: Path,
@@ -108,6 +138,7 @@ def assemble(
     manifest = artifacts.save(out, manifest, trained.network, trained.baseline, weights)
     # From here on the artifact as it lies on disk, rounded weights and all: a reader who loads it finds the same.
     network, baseline = artifacts.load(out)[1], artifacts.load_baseline(out, manifest)
+    manifest = replace(manifest, codec_ranges=calibrated_ranges(network, calibration))
     table = measure_outcomes(network, manifest.cost, calibration)
     floor = min(trunk_accuracy(baseline, calibration), float(table.correct[-1].mean())) - recipe.max_drop
     chosen = select(frontier(table, Criterion.ENTROPY), floor)

@@ -147,8 +147,13 @@ _SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 }
 
 
-def _paper(architecture: Architecture, dataset: str, epochs: int, batch_size: int, exits: int) -> Recipe:
-    """The scripts of the release: Adam, no augmentation, equal weights; β1 is the paper's 0.99."""
+def _paper(
+    architecture: Architecture, dataset: str, epochs: int, batch_size: int, exits: int, precision: Precision = "fp32"
+) -> Recipe:
+    """The scripts of the release: Adam, no augmentation, equal weights; β1 is the paper's 0.99.
+
+    *precision* bf16 is ours: on a CPU it is the quicker one by far.
+    """
     return Recipe(
         architecture,
         dataset,
@@ -158,6 +163,7 @@ def _paper(architecture: Architecture, dataset: str, epochs: int, batch_size: in
         batch_size=batch_size,
         exit_weights=(1.0,) * exits,
         beta1=0.99,
+        precision=precision,
     )
 
 
@@ -240,6 +246,9 @@ RECIPES: dict[str, Recipe] = {
     "modern-alexnet-cifar10": dataclasses.replace(
         _MODERN_CIFAR, architecture=Architecture("b-alexnet", "modern"), joint_epochs=50, exit_weights=(1.0, 0.5, 1.0)
     ),
+    "slim-cifar10": dataclasses.replace(
+        _MODERN_CIFAR, architecture=Architecture("b-slim", "modern"), joint_epochs=60, augmentation="crop-flip-cutout"
+    ),
     "resnet20-cifar10": dataclasses.replace(
         _MODERN_CIFAR,
         architecture=Architecture("resnet-20", "plain"),
@@ -261,8 +270,8 @@ RECIPES: dict[str, Recipe] = {
         branch_epochs=16,
     ),
     "paper-lenet-mnist": _paper(Architecture("b-lenet", "code"), "mnist", 50, 512, 2),
-    "paper-alexnet-cifar10": _paper(Architecture("b-alexnet", "code"), "cifar10", 50, 512, 3),
-    "paper-resnet110-cifar10": _paper(Architecture("b-resnet-110", "code"), "cifar10", 100, 64, 3),
+    "paper-alexnet-cifar10": _paper(Architecture("b-alexnet", "code"), "cifar10", 50, 512, 3, "bf16"),
+    "paper-resnet110-cifar10": _paper(Architecture("b-resnet-110", "code"), "cifar10", 100, 64, 3, "bf16"),
 }
 
 

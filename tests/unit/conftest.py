@@ -72,8 +72,7 @@ def nodes(loaded):
     """Makes edges and clouds of the examples' artifacts, and ends their threads."""
     made = []
 
-    def edge(uplink, architecture=LENET, cut=1, limits=LIMITS, max_batch=64, clock_s=None):
-        more = {} if clock_s is None else {"clock_s": clock_s}
+    def edge(uplink, architecture=LENET, cut=1, limits=LIMITS, max_batch=64, **more):
         made.append(EdgeNode(*loaded(architecture, 0, cut), uplink, limits, max_batch, **more))
         return made[-1]
 

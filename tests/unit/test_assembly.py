@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,15 @@ from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import cost
 from branchynet.reference import reference_of
 from branchynet.training import datasets
-from branchynet.training.assembly import assemble, calibration_table, choose_rule, copy_with_rule, training_split
+from branchynet.training.assembly import (
+    assemble,
+    calibration_table,
+    choose_rule,
+    copy_with_rule,
+    record_reference,
+    training_split,
+)
+from branchynet.training.codec_study import calibrated_ranges
 from branchynet.training.datasets import split_calibration
 from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
 
@@ -184,3 +193,32 @@ def test_an_artifact_that_does_not_say_what_was_held_out_is_refused(whole_set, t
     with pytest.raises(InvalidInput, match="which images were held out"):
         calibration_table(str(tmp_path), None)
     assert not whole_set[1]
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_reference_is_added_beside_the_rule_and_the_results(whole_set, assembled, tmp_path, elsewhere):
+    folder = tmp_path / "copy"
+    shutil.copytree(assembled[1], folder)
+    before = artifact.read_manifest(folder)
+    artifact.write_manifest(folder, dataclasses.replace(before, codec_ranges={}))
+    out = tmp_path / "out" if elsewhere else None
+    written, manifest = record_reference(str(folder), None, out)
+    assert written == (out or folder)
+    assert artifact.read_manifest(written) == manifest
+    held = split_calibration(whole_set[0], TINY.calibration_images, TINY.seed)[1]
+    network = artifact.load(folder)[1]
+    assert manifest.codec_ranges == calibrated_ranges(network, held)
+    table = measure_outcomes(network, manifest.cost, held)
+    assert reference_of(manifest) == Reference.of(table, manifest.rule)
+    assert (manifest.rule, manifest.files) == (before.rule, before.files)
+    assert manifest.results["test"] == before.results["test"]
+
+
+def test_a_rule_with_a_memory_gets_ranges_only(whole_set, assembled, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(assembled[1], folder)
+    rule = ExitRule(Criterion.PATIENCE, (2.0,))
+    artifact.write_manifest(folder, artifact.read_manifest(folder).with_rule(rule, {}))
+    manifest = record_reference(str(folder), None)[1]
+    assert reference_of(manifest) is None
+    assert set(manifest.codec_ranges) == {1}

@@ -57,18 +57,28 @@ def test_any_batch_under_any_rule_is_answered_like_the_whole_network(nodes):
     check()
 
 
-async def test_only_the_doubtful_are_sent_with_the_requests_rule(nodes):
+async def test_only_the_doubtful_are_sent(nodes):
     rule, uplink = mixed(), WorkingUplink(nodes.cloud())
     predictions = await nodes(uplink).classify(IMAGES, rule=rule)
     (call,) = uplink.calls
     cut, tensor, sent_rule, timeout_ms = call
-    assert (cut, sent_rule, timeout_ms) == (1, rule, LIMITS.timeout_ms)
+    assert (cut, sent_rule, timeout_ms) == (1, None, LIMITS.timeout_ms)
     assert tensor.dtype == np.float32
     edge_alone = random_network().part(0, 1).resume(IMAGES, 0, 1, rule)
     np.testing.assert_array_equal(tensor, edge_alone.features)
     cloud = [number for number, prediction in enumerate(predictions) if prediction.place is Place.CLOUD]
     assert cloud == edge_alone.remaining.tolist()
     assert len(cloud) == 6
+
+
+@pytest.mark.parametrize(("cut", "goes_along"), [(1, True), (2, False)])
+async def test_the_requests_rule_goes_along_where_it_still_decides(cut, goes_along, nodes):
+    architecture = Architecture("b-alexnet")
+    images = pictures(architecture, 4)
+    rule, uplink = ExitRule.never(3), WorkingUplink(nodes.cloud(architecture))
+    answers = await nodes(uplink, architecture, cut).classify(images, rule=rule)
+    assert uplink.calls[0][2] == (rule if goes_along else None)
+    check_answers(answers, *whole_answers(architecture, images, rule))
 
 
 async def test_cloud_only_sends_the_raw_images(nodes):

@@ -62,6 +62,17 @@ RESNET_MODERN = [
     ),
     (17 * block(16, 32, 32) + block(8, 64, 32) + 17 * block(8, 64, 64), 64 * 10),
 ]
+SLIM = [
+    (
+        conv(32, 24, 3, 3) + conv(16, 48, 24, 3),
+        conv(8, 40, 48, 3) + block(8, 40, 40) + conv(4, 80, 40, 3) + block(4, 80, 80) + 80 * 10,
+    ),
+    (
+        block(16, 48, 48) + conv(8, 96, 48, 3) + block(8, 96, 96),
+        conv(4, 128, 96, 3) + block(4, 128, 128) + 128 * 10,
+    ),
+    (conv(8, 256, 96, 3) + block(4, 256, 256), 256 * 10),
+]
 RESNET_20 = [
     (
         conv(32, 16, 3, 3)
@@ -83,6 +94,7 @@ BY_HAND = {
     ("b-lenet", "modern"): LENET_MODERN,
     ("b-alexnet", "modern"): ALEXNET_MODERN,
     ("b-resnet-110", "modern"): RESNET_MODERN,
+    ("b-slim", "modern"): SLIM,
     ("resnet-20", "plain"): RESNET_20,
 }
 

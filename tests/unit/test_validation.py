@@ -65,10 +65,12 @@ def test_a_model_is_accepted_by_its_name_or_by_none():
 
 def test_halves_of_different_artifacts_are_refused_with_both_hashes():
     check_hash("ab" * 32, "ab" * 32)
+    check_hash("ab" * 8, "ab" * 32)
     with pytest.raises(ArtifactMismatch, match=f"{'cd' * 32}.*{'ab' * 32}"):
         check_hash("cd" * 32, "ab" * 32)
-    with pytest.raises(ArtifactMismatch):
-        check_hash("", "ab" * 32)
+    for short in ("", "ab" * 7, "ab" * 7 + "ac", "ab" * 33):
+        with pytest.raises(ArtifactMismatch):
+            check_hash(short, "ab" * 32)
 
 
 def test_a_hash_from_outside_cannot_flood_the_message():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import pytest_asyncio
 from running_nodes import CLEAR, SHIPPED, serving_cloud, serving_edge, streaming
 
 from branchynet import artifact
+from branchynet.codecs import named_codec
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import ArtifactMismatch, BranchyNetError, InvalidInput, TooLarge, UnknownModel
 from branchynet.models import zoo
@@ -133,6 +135,28 @@ CLOUD_MISTAKES = {
     "over max_batch": Bad(
         put("tensor", tensor(np.zeros((9, 5, 15, 15), np.float32))), TOO_LARGE, ("9", f"at most {MAX_BATCH}")
     ),
+}
+
+
+def encoded(**changes: Any) -> Change:
+    """The good request's map by a codec, with *changes* to its message."""
+    payload = named_codec("uint8").encode(np.ones((2, 5, 15, 15), dtype=np.float32))
+    message = messages.payload_to_message(dataclasses.replace(payload, **changes))
+    return lambda request: request.encoded.CopyFrom(message)
+
+
+CLOUD_MISTAKES |= {
+    "unknown codec": Bad(encoded(codec="gzip"), INVALID, ("'gzip'", "uint8")),
+    "endless codec": Bad(encoded(codec="z" * 20_000), INVALID, ("zzz",)),
+    "no codec": Bad(encoded(codec=""), INVALID, ("''",)),
+    "a codec for images": Bad(encoded(codec="raw"), INVALID, ("raw", "cut 1", "float32")),
+    "another version": Bad(encoded(version=7), INVALID, ("version 7",)),
+    "encoded without a shape": Bad(encoded(shape=()), INVALID, ("shape ()",)),
+    "encoded shape of another cut": Bad(encoded(shape=(2, 1, 28, 28)), INVALID, ("(2, 1, 28, 28)",)),
+    "encoded shape without end": Bad(encoded(shape=(2**62, 5, 15, 15)), TOO_LARGE, (str(2**62),)),
+    "encoded bytes missing": Bad(encoded(data=b"\0" * 9), INVALID, ("9 came",)),
+    "no encoded bytes": Bad(encoded(data=b""), INVALID, ("b''",)),
+    "nothing sent": Bad(lambda request: request.ClearField("tensor"), INVALID, ("dtype 0",)),
 }
 
 

@@ -1,0 +1,181 @@
+"""What each codec costs and saves at each cut of a network: bytes, microseconds, accuracy, on real images.
+
+Every map is encoded alone, as an edge with one camera sends it; the network goes on from what was decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from branchynet.codecs import Codec, FixedRanges, Payload, check_cut, named_codec
+from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.outcomes import OutcomeTable
+from branchynet.engine import Array, Runner
+from branchynet.manifest import Manifest
+from branchynet.training.datasets import Dataset
+from branchynet.training.timings import time_in_turn
+
+__all__ = ["FOR_IMAGES", "FOR_MAPS", "CodecFigures", "calibrated_ranges", "study_codecs"]
+
+FOR_IMAGES = ("raw", "raw+zstd", "png", "webp", "jpeg-90", "jpeg-75", "webp-80")
+FOR_MAPS = (
+    "fp32",
+    "fp32+zstd",
+    "fp16",
+    "fp16+mask+zstd",
+    "uint8",
+    "uint8+mask",
+    "uint8+zstd",
+    "uint8+mask+zstd",
+    "uint4",
+    "uint4+mask",
+    "uint4+zstd",
+    "uint4+mask+zstd",
+    "uint8-calibrated+zstd",
+    "uint4-calibrated+zstd",
+)
+CALIBRATION_IMAGES = 1_000
+BATCH = 250
+TIMED_IMAGES = 100
+TIMED_PASSES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CodecFigures:
+    """One codec at one cut.
+
+    *payload_bytes*: mean of one sample that is offloaded. *offloaded*: share 0..1 of the samples that the rule
+    offloads there. *accuracy*: under the rule, with everything behind the cut reckoned from the decoded map;
+    *final_accuracy*: of the final exit alone. *encode_us*, *decode_us*: medians for one sample, *copy_us* that of
+    copying its tensor, taken in turn with them.
+    """
+
+    cut: int
+    codec: str
+    payload_bytes: float
+    offloaded: float
+    accuracy: float
+    final_accuracy: float
+    encode_us: float
+    decode_us: float
+    copy_us: float
+
+    @property
+    def mean_bytes(self) -> float:
+        """Payload bytes per image, those that leave before the cut included."""
+        return self.payload_bytes * self.offloaded
+
+
+def study_codecs(
+    manifest: Manifest,
+    network: Runner,
+    table: OutcomeTable,
+    dataset: Dataset,
+    on_image: Callable[[int], None] = lambda _: None,
+) -> Iterator[list[CodecFigures]]:
+    """The figures of every codec, cut by cut; *table* holds the outcomes of *network* on *dataset* without any.
+
+    *on_image* is told how many images the cut has done. Calibrated codecs are left out where *manifest* has no ranges.
+    """
+    for cut in range(network.total_stages):
+        codecs = list(_codecs_at(manifest, cut))
+        yield _study_cut(network, manifest.rule, table, dataset, cut, codecs, on_image)
+
+
+def calibrated_ranges(network: Runner, dataset: Dataset) -> dict[int, FixedRanges]:
+    """Ranges for calibrated codecs at every cut behind a stage, from some of the held-out images of *dataset*."""
+    chosen = np.random.default_rng(0).permutation(len(dataset))[:CALIBRATION_IMAGES]
+    x: Array = dataset.images[np.sort(chosen)]
+    ranges = {}
+    for cut in range(1, network.total_stages):
+        x, _ = network.run(cut - 1, x)
+        ranges[cut] = FixedRanges.calibrated(x)
+    return ranges
+
+
+def _codecs_at(manifest: Manifest, cut: int) -> Iterator[Codec]:
+    for name in FOR_MAPS if cut else FOR_IMAGES:
+        if "calibrated" not in name or cut in manifest.codec_ranges:
+            codec = named_codec(name, manifest.codec_ranges.get(cut))
+            check_cut(codec, cut)
+            yield codec
+
+
+def _study_cut(
+    network: Runner,
+    rule: ExitRule,
+    table: OutcomeTable,
+    dataset: Dataset,
+    cut: int,
+    codecs: Sequence[Codec],
+    on_image: Callable[[int], None],
+) -> list[CodecFigures]:
+    before = network.exits_before(cut)
+    sizes = np.zeros((len(codecs), len(dataset)))
+    logits = [table.logits.copy() for _ in codecs]
+    for start in range(0, len(dataset), BATCH):
+        maps = _maps_at(network, dataset.images[start : start + BATCH], cut)
+        rows = slice(start, start + len(maps))
+        for index, codec in enumerate(codecs):
+            payloads = [codec.encode(sample[None]) for sample in maps]
+            sizes[index, rows] = [len(payload.data) for payload in payloads]
+            decoded = [codec.decode(payload, maps.shape[1:], 1) for payload in payloads]
+            logits[index][before:, rows] = _logits_from(network, np.concatenate(decoded), cut)
+        on_image(start + len(maps))
+    offloads = table.exit_of(rule) >= before
+    times = _times_us(codecs, _maps_at(network, dataset.images[:TIMED_IMAGES], cut))
+    return [
+        CodecFigures(
+            cut,
+            codec.name,
+            float(sizes[index][offloads].mean()) if offloads.any() else 0.0,
+            float(offloads.mean()),
+            (seen := replace(table, logits=logits[index])).apply(rule).accuracy,
+            float(seen.correct[-1].mean()),
+            times[f"{codec.name}/encode"],
+            times[f"{codec.name}/decode"],
+            times["copy"],
+        )
+        for index, codec in enumerate(codecs)
+    ]
+
+
+def _maps_at(network: Runner, images: Array, cut: int) -> Array:
+    x = images
+    for index in range(cut):
+        x, _ = network.run(index, x)
+    return x
+
+
+def _logits_from(network: Runner, x: Array, cut: int) -> NDArray[np.float32]:
+    """What the exits behind *cut* say about *x*, none of them taken: float32 [E, B, C]."""
+    scored = []
+    for index in range(cut, network.total_stages):
+        x, logits = network.run(index, x)
+        if logits is not None:
+            scored.append(logits)
+    return np.stack(scored)
+
+
+def _times_us(codecs: Sequence[Codec], maps: Array) -> dict[str, float]:
+    """Median microseconds of encoding and decoding one of *maps* by each codec, and of copying it, taken in turn."""
+    contenders: dict[str, Callable[[int], object]] = {"copy": lambda i: maps[i : i + 1].copy()}
+    for codec in codecs:
+        payloads = [codec.encode(sample[None]) for sample in maps]
+        contenders[f"{codec.name}/encode"] = partial(_encode_one, codec, maps)
+        contenders[f"{codec.name}/decode"] = partial(_decode_one, codec, payloads)
+    timed = time_in_turn({"numpy": contenders}, len(maps), TIMED_PASSES).medians()["numpy"]
+    return {name: 1e3 * ms for name, ms in timed.items()}
+
+
+def _encode_one(codec: Codec, maps: Array, index: int) -> object:
+    return codec.encode(maps[index : index + 1])
+
+
+def _decode_one(codec: Codec, payloads: Sequence[Payload], index: int) -> object:
+    return codec.decode(payloads[index], payloads[index].shape[1:], 1)

@@ -1,0 +1,93 @@
+"""The table of codecs says what really happens to a network whose maps go through them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from network_examples import LENET, mixing_rule, pictures, random_network, save_artifact
+
+from branchynet.codecs import FixedRanges, named_codec
+from branchynet.decisions.outcomes import OutcomeTable
+from branchynet.models import Architecture
+from branchynet.training.codec_study import FOR_IMAGES, FOR_MAPS, calibrated_ranges, study_codecs
+from branchynet.training.datasets import Dataset
+from branchynet.training.evaluation import measure_outcomes
+
+
+def labelled(images):
+    labels = np.arange(len(images)) % 10
+    return Dataset("pictures", images, labels, tuple(map(str, range(10))), "test", "made here")
+
+
+DATA = labelled(pictures(LENET, 60))
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    network = random_network()
+    ranges = calibrated_ranges(network, DATA)
+    manifest = save_artifact(tmp_path_factory.mktemp("lenet"), network, LENET, mixing_rule(network, DATA.images))
+    manifest = dataclasses.replace(manifest, codec_ranges=ranges)
+    table, told = measure_outcomes(network, manifest.cost, DATA), []
+    return manifest, table, list(study_codecs(manifest, network, table, DATA, told.append)), told
+
+
+def test_every_codec_is_tried_at_every_cut_it_is_for(studied):
+    _, _, cuts, told = studied
+    assert [[row.codec for row in rows] for rows in cuts] == [list(FOR_IMAGES), list(FOR_MAPS)]
+    assert [{row.cut for row in rows} for rows in cuts] == [{0}, {1}]
+    assert told == [60, 60]
+    assert all(min(row.encode_us, row.decode_us, row.copy_us) > 0 for rows in cuts for row in rows)
+
+
+def test_lossless_codecs_change_no_answer(studied):
+    manifest, table, cuts, _ = studied
+    expected = table.apply(manifest.rule).accuracy
+    for rows in cuts:
+        for row in rows:
+            if named_codec(row.codec, manifest.codec_ranges[1]).lossless:
+                assert row.accuracy == expected
+                assert row.final_accuracy == table.correct[-1].mean()
+
+
+@pytest.mark.parametrize("name", ["uint4", "uint8+zstd", "uint4-calibrated+zstd"])
+def test_a_row_is_what_encoding_decoding_and_going_on_gives(studied, name):
+    manifest, table, cuts, _ = studied
+    network = random_network()
+    maps = network.run(0, DATA.images)[0]
+    codec = named_codec(name, manifest.codec_ranges[1])
+    payloads = [codec.encode(sample[None]) for sample in maps]
+    decoded = np.concatenate([codec.decode(payload, maps.shape[1:], 1) for payload in payloads])
+    final = network.run(1, decoded)[1]
+    seen = OutcomeTable(np.stack([table.logits[0], final]), table.labels, table.costs)
+    row = next(row for row in cuts[1] if row.codec == name)
+    assert row.accuracy == seen.apply(manifest.rule).accuracy
+    assert row.final_accuracy == np.mean(final.argmax(1) == DATA.labels)
+    offloaded = table.exit_of(manifest.rule) == 1
+    assert row.offloaded == offloaded.mean()
+    sizes = np.array([len(payload.data) for payload in payloads])
+    assert row.payload_bytes == pytest.approx(sizes[offloaded].mean())
+    assert row.mean_bytes == pytest.approx(sizes[offloaded].sum() / len(sizes))
+
+
+def test_everything_is_offloaded_at_cut_0(studied):
+    assert {row.offloaded for row in studied[2][0]} == {1.0}
+    assert studied[2][0][0].payload_bytes == 28 * 28
+
+
+def test_calibrated_codecs_need_ranges(studied):
+    manifest, table, _, _ = studied
+    plain = dataclasses.replace(manifest, codec_ranges={})
+    cuts = list(study_codecs(plain, random_network(), table, DATA))
+    assert [row.codec for row in cuts[1]] == [name for name in FOR_MAPS if "calibrated" not in name]
+
+
+def test_ranges_are_those_of_the_maps_at_each_cut():
+    architecture = Architecture("b-alexnet")
+    network, data = random_network(architecture), labelled(pictures(architecture, 8))
+    ranges = calibrated_ranges(network, data)
+    x = data.images
+    for cut in (1, 2):
+        x, _ = network.run(cut - 1, x)
+        assert ranges[cut] == FixedRanges.calibrated(x)
+    assert set(ranges) == {1, 2}
