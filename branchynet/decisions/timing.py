@@ -81,17 +81,20 @@ class Link:
 class CodecCost:
     """What one sample costs with *codec* at *cut*: its message, and the two devices' time for coding it.
 
+    Where sizes differ by sample these are means, and plans are judged as if every rule sent the same samples.
     Raises `InvalidInput` for a message without a size or a time below 0.
     """
 
     cut: int
     codec: str
-    message_bytes: int
+    message_bytes: float
     encode_ms: float
     decode_ms: float
 
     def __post_init__(self) -> None:
-        if not (self.message_bytes > 0 and 0 <= self.encode_ms < math.inf and 0 <= self.decode_ms < math.inf):
+        if not (
+            0 < self.message_bytes < math.inf and 0 <= self.encode_ms < math.inf and 0 <= self.decode_ms < math.inf
+        ):
             raise InvalidInput(
                 f"{self}: a message has a size above 0, and coding takes a finite number of milliseconds, 0 or more"
             )

@@ -137,7 +137,7 @@ def scenes(draw: st.DrawFn, samples: int = 5, exits: int = 3) -> Scene:
         framing_bytes=int(rng.integers(0, 300)),
         reply_bytes=int(rng.integers(0, 300)),
         codecs=tuple(
-            CodecCost(cut, codec, int(rng.integers(50, 5_000)), some_ms(0.5), some_ms(0.5)) for cut, codec in coded
+            CodecCost(cut, codec, float(rng.uniform(50, 5_000)), some_ms(0.5), some_ms(0.5)) for cut, codec in coded
         ),
     )
     return Scene(

@@ -140,7 +140,9 @@ def test_codecs_of_no_cut_or_given_twice_are_refused(named):
         replace(PROFILE, codecs=tuple(CodecCost(cut, codec, 10, 0.0, 0.0) for cut, codec in named))
 
 
-@pytest.mark.parametrize("wrong", [{"message_bytes": 0}, {"encode_ms": -1.0}, {"decode_ms": math.nan}])
+@pytest.mark.parametrize(
+    "wrong", [{"message_bytes": 0}, {"message_bytes": math.inf}, {"encode_ms": -1.0}, {"decode_ms": math.nan}]
+)
 def test_a_codec_that_costs_less_than_nothing_is_refused(wrong):
     with pytest.raises(InvalidInput, match=next(iter(wrong))):
         replace(CODED.codecs[0], **wrong)
