@@ -60,13 +60,7 @@ def evaluate(
     """
     from branchynet.errors import InvalidInput
 
-    asked = name or artifact
-    if name and artifact and name != artifact:
-        raise InvalidInput(f"NAME is {name!r} and --artifact is {artifact!r}; one of them is enough")
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise InvalidInput(f"--plot is {str(plot)!r}; it must end in .png or .svg")
-    if record and sample:
-        raise InvalidInput("--record is for figures of the whole test set, and --sample is a tenth of one")
+    asked = _checked(name, artifact, plot, sample=sample, record=record)
     measuring = Measuring(engine, timing_images, passes, data)
     if table is not None:
         if asked or sample or static or cascade or plot or record or codecs:
@@ -85,3 +79,16 @@ def evaluate(
     given = {kind: small for kind, small in (("static", static), ("cascade", cascade)) if small}
     figures = evaluate_one(asked or DEFAULT, measuring, sample=sample, given=given, plot=plot, record=record)
     write_json(json_file, figures)
+
+
+def _checked(name: str | None, artifact: str | None, plot: Path | None, *, sample: bool, record: bool) -> str | None:
+    """The artifact that was asked for, if any; `InvalidInput` for options that contradict each other."""
+    from branchynet.errors import InvalidInput
+
+    if name and artifact and name != artifact:
+        raise InvalidInput(f"NAME is {name!r} and --artifact is {artifact!r}; one of them is enough")
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise InvalidInput(f"--plot is {str(plot)!r}; it must end in .png or .svg")
+    if record and sample:
+        raise InvalidInput("--record is for figures of the whole test set, and --sample is a tenth of one")
+    return name or artifact
