@@ -11,7 +11,7 @@
 //     image 1: 2 Pullover, exit 0, edge, 0 bytes up
 //     image 2: 1 Trouser, exit 0, edge, 0 bytes up
 //     image 3: 1 Trouser, exit 0, edge, 0 bytes up
-//     image 4: 6 Shirt, exit 1, cloud, 4603 bytes up
+//     image 4: 6 Shirt, exit 1, cloud, 4534 bytes up
 //     image 5: 1 Trouser, exit 0, edge, 0 bytes up
 //
 // A call that fails is printed with its gRPC status, and the exit code is 1.
