@@ -6,13 +6,15 @@ it to and fro.
 
 A plan that sends nothing learns nothing of the link, and one that sends messages of one size learns little of its rate.
 Now and then, therefore, the candidates are judged as if the link were as fast as what was seen allows: a plan that
-would be better then by the margin is tried until its answer is here. What is known well is not tried again.
+would be better then by the margin is tried until a few answers are here, and so is the best one that sends anything
+while nothing is sent.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from branchynet.decisions.candidates import Candidates
 from branchynet.decisions.link import LinkEstimate, LinkEstimator
@@ -25,6 +27,9 @@ __all__ = ["Adaptation", "Replanner"]
 
 # A queue that was met so long ago is half forgotten.
 QUEUE_HALF_LIFE_S = 3.0
+# One that is far from what was believed may be an outlier; the link's estimate follows the second and the third.
+TRY_ANSWERS = 3
+TRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Replanner:
         self._constraints = Constraints(min_accuracy=adaptation.min_accuracy)
         self._queue_ms, self._queue_s = 0.0, now_s
         self._looked_s = self._tried_s = now_s
-        self._trying = False
+        self._awaited = 0  # answers until what is tried can be judged
         self._now = best(self._judged(self.link(now_s), now_s), adaptation.objective, self._constraints)
         self._plan = candidates.plan(self._now)
 
@@ -108,20 +113,20 @@ class Replanner:
         return self._plan
 
     def _heard(self) -> None:
-        if self._trying:  # the answer that was waited for: judge it at once
-            self._trying, self._looked_s = False, -math.inf
+        self._awaited = max(self._awaited - 1, 0)
 
     def _look(self, now_s: float) -> None:
         since_try_s = now_s - self._tried_s
-        if self._trying and since_try_s < self._adaptation.probe_after_s:
+        if self._awaited and since_try_s < TRY_S:
             return
-        self._trying = False
+        if self._awaited:
+            self._awaited, self._tried_s, since_try_s = 0, now_s, 0.0
         believed = self.link(now_s)
         chosen = self._better(self._judged(believed, now_s))
         if chosen is None and since_try_s >= self._adaptation.probe_after_s:
             self._tried_s = now_s
-            chosen = self._better(self._judged(believed.fastest(), now_s))
-            self._trying = chosen is not None
+            chosen = self._worth_a_try(self._judged(believed.fastest(), now_s))
+            self._awaited = 0 if chosen is None else TRY_ANSWERS
         if chosen is not None:
             self._now, self._plan = chosen, self._candidates.plan(chosen)
 
@@ -130,6 +135,14 @@ class Replanner:
         values = measures.values(self._adaptation.objective)
         chosen = best(measures, self._adaptation.objective, self._constraints)
         return chosen if values[chosen] < (1 - self._adaptation.gain) * values[self._now] else None
+
+    def _worth_a_try(self, measures: Measures) -> int | None:
+        """The best candidate on the fastest link there may be; whoever sends nothing has to send to know it."""
+        if measures.uplink_bytes[self._now] > 0:
+            return self._better(measures)
+        sends = (measures.uplink_bytes > 0) & (measures.accuracy >= self._adaptation.min_accuracy)
+        values = np.where(sends, measures.values(self._adaptation.objective), np.inf)
+        return int(values.argmin()) if sends.any() else None
 
     def _judged(self, believed: LinkEstimate, now_s: float) -> Measures:
         link = Link(believed.uplink_mbps, rtt_ms=believed.rtt_ms)

@@ -135,6 +135,7 @@ class LinkEstimator:
         if self._surprises >= ENOUGH_SURPRISES:
             # The link is another one, and what was known of it says little.
             self._covariance, self._surprises = self._unsure(), 0.0
+            self._noise_ms = max(FIRST_NOISE * network_ms, MIN_NOISE_MS)
         elif surprise:
             residual_ms = math.copysign(2 * std_ms, residual_ms)  # counts, but not for all that it says
         else:
