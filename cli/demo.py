@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ __all__ = ["demo"]
 
 
 # What only nodes of our own can be told.
-_OWN_NODES = ("artifact", "edges", "uplink_mbps", "downlink_mbps", "rtt_ms")
+_OWN_NODES = ("artifact", "edges", "uplink_mbps", "downlink_mbps", "rtt_ms", "codec")
 
 
 def demo(
@@ -34,6 +35,9 @@ def demo(
     uplink_mbps: Annotated[float, typer.Option(help="Rate of each edge's uplink, Mbit/s.", min=0.01)] = 10.0,
     downlink_mbps: Annotated[float, typer.Option(help="Rate of each edge's downlink, Mbit/s.", min=0.01)] = 50.0,
     rtt_ms: Annotated[float, typer.Option(help="Round trip between edge and cloud.", min=0.0)] = 40.0,
+    codec: Annotated[
+        str, typer.Option(help="How feature maps are sent; fp32: as they are, which --steady always does.")
+    ] = "uint8+zstd",
     in_flight: Annotated[int, typer.Option(help="Requests in flight at each edge.", min=1)] = 2,
     edge: Annotated[
         list[str] | None,
@@ -77,11 +81,12 @@ def demo(
     chosen = sample.take(range(0, len(sample), len(sample) // images)[:images])
     own = Topology(artifact=artifact, edges=edges, uplink_mbps=uplink_mbps, downlink_mbps=downlink_mbps, rtt_ms=rtt_ms)
     if steady is not None:
+        # Every answer is compared with the whole network's, which a lossy codec would now and then change.
         steady_load(edge or own, chosen.images, rate, steady, out, json_file)
     elif edge:
         _compare(AttachedTopology(edge, link_control or ()), chosen, in_flight, out, json_file)
     else:
-        _compare(own, chosen, in_flight, out, json_file)
+        _compare(replace(own, codec=codec), chosen, in_flight, out, json_file)
 
 
 def _refuse_what_has_no_effect(context: typer.Context, *, attached: bool) -> None:
@@ -102,7 +107,7 @@ def _compare(
 
     if isinstance(where, Topology):
         model, count = where.artifact, where.edges
-        link = f"{where.uplink_mbps:g} Mbit/s up, {where.rtt_ms:g} ms round trip"
+        link = f"{where.uplink_mbps:g} Mbit/s up, {where.rtt_ms:g} ms round trip, maps as {where.codec}"
         console.print(f"starting 1 cloud, {count} edges and {count} links ({link}) …")
     else:
         model, link = asyncio.run(where.describe())

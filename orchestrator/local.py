@@ -22,7 +22,10 @@ __all__ = ["LocalTopology", "Topology"]
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """What to start. *rtt_ms* is the emulated round trip of each link, *uplink_mbps* and *downlink_mbps* its rates."""
+    """What to start. *rtt_ms* is the emulated round trip of each link, *uplink_mbps* and *downlink_mbps* its rates.
+
+    *codec* is how the edges send feature maps.
+    """
 
     artifact: str = "lenet-fashion"
     edges: int = 2
@@ -32,6 +35,7 @@ class Topology:
     offload_timeout_ms: float = 2_000.0
     seed: int = 0
     engine: Engine = Engine.EAGER
+    codec: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.edges < 1:
@@ -150,4 +154,5 @@ class LocalTopology:
             *self._node_arguments(port),
             *("--cloud", f"127.0.0.1:{self.links[number].port}"),
             *("--offload-timeout-ms", str(self.topology.offload_timeout_ms)),
+            *("--codec", self.topology.codec),
         )
