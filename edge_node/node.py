@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs import Codec, Payload, check_cut, named_codec
+from branchynet.codecs import PLAIN, Codec, Payload, check_cut, named_codec
 from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule, History
+from branchynet.decisions.plans import Plan
 from branchynet.engine import Array, Progress, Runner
 from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.manifest import Manifest
@@ -27,21 +28,11 @@ from branchynet.validation import check_batch
 from branchynet.worker import Timed, Worker
 from edge_node.watching import Watcher
 
-__all__ = ["CloudAnswers", "EdgeNode", "OffloadCodecs", "OffloadFailed", "Sendable", "Uplink"]
+__all__ = ["CloudAnswers", "EdgeNode", "OffloadFailed", "Sendable", "Uplink"]
 
 
 # A tensor as it is, or what a codec made of it.
 Sendable = NDArray[np.generic] | Payload
-# Codecs that change nothing: the tensor itself is sent, which every cloud understands.
-PLAIN = ("fp32", "raw")
-
-
-@dataclass(frozen=True, slots=True)
-class OffloadCodecs:
-    """How feature maps are sent, and images if no stage runs here; the default is as they are."""
-
-    features: Codec = field(default_factory=lambda: named_codec("fp32"))
-    images: Codec = field(default_factory=lambda: named_codec("raw"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +77,9 @@ class Uplink(Protocol):
 class EdgeNode:
     """Stages [0, cut) of an artifact on one compute thread, and the way to the cloud (None: there is none).
 
-    A *watcher*, if given, sees every batch whose request brought no rule, and may move the rule of the next ones.
-    What is offloaded goes through *codecs*; the default leaves it as it is.
+    Requests are served by a `plan`, which `adopt` replaces between two of them; at first all of these stages run here
+    and what is left goes as it is. *image_codec* is how images go that a request wants in the cloud. A *watcher*, if
+    given, sees every batch whose request brought no rule, and may move the rule of the next ones.
     """
 
     def __init__(
@@ -99,7 +91,7 @@ class EdgeNode:
         max_batch: int,
         clock_s: Callable[[], float] = time.perf_counter,
         watcher: Watcher | None = None,
-        codecs: OffloadCodecs | None = None,
+        image_codec: str = "raw",
     ) -> None:
         if network.first != 0:
             raise InvalidInput(f"an edge half must start at stage 0, this one starts at {network.first}")
@@ -111,10 +103,29 @@ class EdgeNode:
         self._limits = limits
         self._clock_s = clock_s
         self._watcher = watcher
-        self._codecs = codecs or OffloadCodecs()
-        check_cut(self._codecs.images, 0)
-        check_cut(self._codecs.features, network.last)
+        self._ranges = manifest.codec_ranges
+        self._image_codec = self._codec(0, image_codec)
+        self.adopt(Plan(network.last, manifest.rule))
         self._worker = Worker("edge-compute")
+
+    @property
+    def plan(self) -> Plan:
+        """Where the work of the next request is done."""
+        return self._plan
+
+    def adopt(self, plan: Plan) -> None:
+        """Serve the requests that come from now on by *plan*; those that run go on as they began.
+
+        Raises `InvalidInput` for a cut that is not held or has no exit before it, a rule or a codec that does not fit.
+        """
+        if not 0 <= plan.cut <= self._network.last:
+            raise InvalidInput(f"the plan's cut is {plan.cut}; this edge holds stages [0, {self._network.last})")
+        if plan.cut > 0 and not self._network.exits_before(plan.cut):
+            raise InvalidInput(f"the plan's cut is {plan.cut}; there is no exit before it to answer at")
+        plan.rule.check_exits(self._network.exits, self._network.classes)
+        self._feature_codec = self._codec(plan.cut, plan.codec)
+        self._plan = plan
+        self.served = replace(self.served, rule=plan.rule)
 
     async def classify(
         self,
@@ -132,21 +143,20 @@ class EdgeNode:
         arrived_s = self._clock_s()
         check_batch(images, np.dtype(np.uint8), self.served.input_shape, self.served.max_batch, "images")
         watcher = self._watcher if rule is None else None
-        rule = rule or self.served.rule
+        plan, codec = self._plan_for(policy)
+        rule = rule or plan.rule
         rule.check_exits(self._network.exits, self._network.classes)
         batch = images.copy()  # the message's buffer is read-only and not aligned, which torch does not take
-        cut = 0 if policy is Policy.CLOUD_ONLY else self._network.last
+        cut = self._network.last if plan.local_only else plan.cut
         done = await self._run(batch, 0, cut, rule)
         progress = done.value
         if watcher is not None and cut > 0:
-            watcher.note(progress, rule)
-            if watcher.rule is not self.served.rule:
-                self.served = replace(self.served, rule=watcher.rule)
-        if not len(progress.remaining) or policy is Policy.EDGE_ONLY:
+            self._watch(watcher, progress, rule)
+        if not len(progress.remaining) or plan.local_only:
             return _answers(done, rule)
         asked_s = self._clock_s()
         try:
-            coded = await self._encode(cut, progress.features)
+            coded = await self._encode(codec, progress.features)
             done = Timed(progress, done.queue_ms + coded.queue_ms, done.compute_ms + coded.compute_ms)
             asked_s = self._clock_s()
             left_ms = remaining_ms - 1e3 * (asked_s - arrived_s)
@@ -168,8 +178,26 @@ class EdgeNode:
             return Timed(self._network.resume(batch, first, last, rule), 0.0, 0.0)
         return await self._worker.run(self._network.resume, batch, first, last, rule)
 
-    async def _encode(self, cut: int, features: Array) -> Timed[Sendable]:
-        codec = self._codecs.features if cut else self._codecs.images
+    def _codec(self, cut: int, name: str) -> Codec:
+        codec = named_codec(name, self._ranges.get(cut))
+        check_cut(codec, cut)
+        return codec
+
+    def _plan_for(self, policy: Policy) -> tuple[Plan, Codec]:
+        """What a request with *policy* is served by, and how what it offloads is sent."""
+        if policy is Policy.CLOUD_ONLY:
+            return Plan(0, self._plan.rule), self._image_codec
+        if policy is Policy.EDGE_ONLY:
+            return replace(self._plan, local_only=True), self._feature_codec
+        return self._plan, self._feature_codec
+
+    def _watch(self, watcher: Watcher, progress: Progress, rule: ExitRule) -> None:
+        before = watcher.rule
+        watcher.note(progress, rule)
+        if watcher.rule is not before:
+            self.adopt(replace(self._plan, rule=watcher.rule))
+
+    async def _encode(self, codec: Codec, features: Array) -> Timed[Sendable]:
         if codec.name in PLAIN:
             return Timed(features, 0.0, 0.0)
         return await self._worker.run(codec.encode, features)

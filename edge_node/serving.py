@@ -7,15 +7,15 @@ import math
 from collections.abc import AsyncIterator
 
 from branchynet import artifact
-from branchynet.codecs import named_codec
 from branchynet.decisions.deadlines import OffloadLimits
+from branchynet.decisions.plans import Plan
 from branchynet.engine import Engine, Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
 from branchynet.models import zoo
 from branchynet.reference import reference_of
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
-from edge_node.node import EdgeNode, OffloadCodecs
+from edge_node.node import EdgeNode
 from edge_node.offload import GrpcUplink
 from edge_node.settings import EdgeSettings
 from edge_node.watching import Watcher
@@ -38,10 +38,10 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[tuple[EdgeNode, int
     limit = settings.max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
     uplink = GrpcUplink(settings.cloud, manifest.content_hash, limit) if settings.cloud else None
     limits = OffloadLimits(settings.offload_timeout_ms, settings.reserve_ms)
-    codecs = OffloadCodecs(
-        named_codec(settings.codec, manifest.codec_ranges.get(cut)), named_codec(settings.image_codec)
+    node = EdgeNode(
+        manifest, half, uplink, limits, settings.max_batch, watcher=watcher, image_codec=settings.image_codec
     )
-    node = EdgeNode(manifest, half, uplink, limits, settings.max_batch, watcher=watcher, codecs=codecs)
+    node.adopt(Plan(cut, manifest.rule, codec=settings.codec))
     try:
         yield node, limit
     finally:

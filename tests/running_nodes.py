@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from branchynet import artifact
 from branchynet.client import AsyncClient
-from branchynet.codecs import named_codec
 from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.plans import Plan
 from branchynet.engine import Progress
 from branchynet.models import Architecture, build, cut_shapes, zoo
 from branchynet.network import BranchyNet, Normalisation
@@ -37,7 +37,7 @@ from cloud_node.node import CloudNode
 from cloud_node.open_inference import CloudModel
 from cloud_node.service import CloudService
 from cloud_node.settings import CloudSettings
-from edge_node.node import EdgeNode, OffloadCodecs
+from edge_node.node import EdgeNode
 from edge_node.offload import GrpcUplink
 from edge_node.open_inference import EdgeModel
 from edge_node.service import EdgeService
@@ -185,9 +185,9 @@ async def serving_edge(
     sample_bytes = max(4 * int(np.prod(shape)) for shape in cut_shapes(manifest.architecture))
     limit = max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
     uplink = GrpcUplink(cloud, manifest.content_hash, limit) if cloud else None
-    codecs = OffloadCodecs(named_codec(codec), named_codec(image_codec))
     limits = OffloadLimits(offload_timeout_ms, reserve_ms)
-    node = EdgeNode(manifest, network, uplink, limits, max_batch, codecs=codecs)
+    node = EdgeNode(manifest, network, uplink, limits, max_batch, image_codec=image_codec)
+    node.adopt(Plan(network.last, manifest.rule, codec=codec))
     settings = EdgeSettings.model_construct(port=0, max_batch=max_batch, grace_s=2.0)
     try:
         async with (

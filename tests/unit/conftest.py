@@ -72,8 +72,10 @@ def nodes(loaded):
     """Makes edges and clouds of the examples' artifacts, and ends their threads."""
     made = []
 
-    def edge(uplink, architecture=LENET, cut=1, limits=LIMITS, max_batch=64, **more):
+    def edge(uplink, architecture=LENET, cut=1, limits=LIMITS, max_batch=64, plan=None, **more):
         made.append(EdgeNode(*loaded(architecture, 0, cut), uplink, limits, max_batch, **more))
+        if plan is not None:
+            made[-1].adopt(plan)
         return made[-1]
 
     def cloud(architecture=LENET, first=0, max_batch=64):

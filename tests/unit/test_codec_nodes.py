@@ -9,17 +9,18 @@ from node_examples import IMAGES, FailingUplink, WorkingUplink, check_answers, m
 
 from branchynet.codecs import FixedRanges, Payload, named_codec
 from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.plans import Plan
 from branchynet.errors import InvalidInput, TooLarge, Unavailable
 from branchynet.models import Architecture
 from branchynet.prediction import Place, Policy
 from cloud_node.node import CloudNode
-from edge_node.node import OffloadCodecs
 
 ALEXNET = Architecture("b-alexnet")
 
 
-def codecs(features="fp32", images="raw", ranges=None):
-    return OffloadCodecs(named_codec(features, ranges), named_codec(images))
+def sending(codec, cut=1, exits=2):
+    """A plan that sends feature maps by *codec*."""
+    return {"plan": Plan(cut, ExitRule.never(exits), codec=codec)}
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp32+mask", "fp32+zstd"])
@@ -27,7 +28,7 @@ def codecs(features="fp32", images="raw", ranges=None):
 async def test_with_a_lossless_codec_the_halves_equal_the_whole_bit_for_bit(architecture, cut, name, nodes):
     images = pictures(architecture, 12)
     rule, uplink = mixed(images, architecture), WorkingUplink(nodes.cloud(architecture))
-    edge = nodes(uplink, architecture, cut, codecs=codecs(name))
+    edge = nodes(uplink, architecture, cut, **sending(name, cut, len(rule.thresholds) + 1))
     check_answers(await edge.classify(images, rule=rule), *whole_answers(architecture, images, rule))
     assert isinstance(uplink.calls[0][1], Payload) == (name != "fp32")
 
@@ -35,7 +36,7 @@ async def test_with_a_lossless_codec_the_halves_equal_the_whole_bit_for_bit(arch
 @pytest.mark.parametrize("name", ["raw", "raw+zstd", "png", "webp"])
 async def test_images_in_a_lossless_file_are_answered_like_images(name, nodes):
     uplink = WorkingUplink(nodes.cloud())
-    edge = nodes(uplink, codecs=codecs(images=name))
+    edge = nodes(uplink, image_codec=name)
     answers = await edge.classify(IMAGES, rule=mixed(), policy=Policy.CLOUD_ONLY)
     check_answers(answers, *whole_answers(LENET, IMAGES, mixed()))
     assert isinstance(uplink.calls[0][1], Payload) == (name != "raw")
@@ -49,15 +50,14 @@ async def test_the_cloud_goes_on_from_what_was_decoded(name, nodes):
     payload = codec.encode(features)
     received = codec.decode(payload, features.shape[1:], 64).copy()
     expected = network.resume(received, 1, 2, never)
-    answers = await nodes(WorkingUplink(nodes.cloud()), codecs=codecs(name)).classify(IMAGES, rule=never)
+    answers = await nodes(WorkingUplink(nodes.cloud()), **sending(name)).classify(IMAGES, rule=never)
     np.testing.assert_array_equal([answer.label for answer in answers], expected.logits.argmax(1))
     resumed = await nodes.cloud().resume(nodes.cloud().served.content_hash, 1, payload, never)
     np.testing.assert_array_equal(resumed.logits, expected.logits)
 
 
 async def test_coding_is_counted_as_the_edges_time(nodes, monkeypatch):
-    codec = named_codec("uint8")
-    edge = nodes(WorkingUplink(nodes.cloud()), codecs=OffloadCodecs(codec))
+    edge = nodes(WorkingUplink(nodes.cloud()), **sending("uint8"))
     whole = []
 
     async def run(call, *args):
@@ -73,17 +73,17 @@ async def test_coding_is_counted_as_the_edges_time(nodes, monkeypatch):
 
 
 async def test_what_cannot_be_encoded_is_answered_by_the_edge(nodes):
-    edge = nodes(FailingUplink(Unavailable("must not be asked")), codecs=codecs("uint8-calibrated"))
+    edge = nodes(FailingUplink(Unavailable("must not be asked")), **sending("uint8-calibrated"))
     answers = await edge.classify(IMAGES, rule=ExitRule.never(2))
     assert {answer.place for answer in answers} == {Place.FALLBACK}
     assert all("ranges that were calibrated" in answer.fallback_reason for answer in answers)
     assert sum(answer.uplink_bytes for answer in answers) == 0
 
 
-@pytest.mark.parametrize(("features", "images"), [("raw", "raw"), ("fp32", "fp32"), ("png", "raw")])
-def test_an_edge_refuses_a_codec_for_the_wrong_cut(features, images, nodes):
+@pytest.mark.parametrize("options", [sending("png"), {"image_codec": "fp32"}, {"image_codec": "uint8"}])
+def test_an_edge_refuses_a_codec_for_the_wrong_cut(options, nodes):
     with pytest.raises(InvalidInput, match=r"at cut [01] there are"):
-        nodes(None, codecs=codecs(features, images))
+        nodes(None, **options)
 
 
 async def test_a_cloud_decodes_by_its_own_ranges(loaded, nodes):

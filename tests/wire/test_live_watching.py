@@ -114,9 +114,15 @@ async def test_requests_with_a_rule_of_their_own_and_those_for_the_cloud_are_not
         assert node._watcher.monitor.samples(0) > 80
 
 
-async def test_a_share_cannot_be_kept_without_the_scores_of_calibration():
+async def test_a_share_cannot_be_kept_without_the_scores_of_calibration(tmp_path):
+    folder = tmp_path / "bare"
+    shutil.copytree(zoo.find("lenet-fashion"), folder)
+    manifest = artifact.read_manifest(folder)
+    artifact.write_manifest(folder, manifest.with_rule(manifest.rule, {}))
     with pytest.raises(InvalidInput, match=r"keep_exit_share is 0\.8, but lenet-fashion"):
-        async with watching(zoo.find("lenet-fashion"), keep_exit_share=0.8):
+        async with watching(folder, keep_exit_share=0.8):
             pass
-    async with watching(zoo.find("lenet-fashion")) as (node, _):
+    async with watching(folder) as (node, _):
         assert node._watcher is None
+    async with watching(zoo.find("lenet-fashion")) as (node, _):
+        assert node._watcher is not None
