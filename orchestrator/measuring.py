@@ -1,8 +1,8 @@
 """What a simulation starts from, measured on this machine: the network's outcomes, its stages' times, its messages.
 
-The stages and codecs are timed one by one in this process. Then real nodes answer requests at an easy pace over a link that is
-never the bottleneck: what they take, compared with what their stages should have, tells how fast the stages run there,
-and what a request and an offload cost beside them. Codecs are taken to slow down there as much as stages do.
+The stages and codecs are timed one by one in this process. Then real nodes answer requests at an easy pace over a link
+that is never the bottleneck: what they take, compared with what their stages should have, tells how fast the stages run
+there, and what a request and an offload cost beside them. Codecs are taken to slow down there as much as stages do.
 """
 
 from __future__ import annotations

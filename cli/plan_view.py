@@ -1,0 +1,175 @@
+"""What `branchynet plan` shows of its answer: a table, what the limits cost, a map of winners, figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from cli.output import console
+
+if TYPE_CHECKING:
+    from branchynet.decisions.placement import Measures
+    from branchynet.decisions.plans import Plan
+    from branchynet.decisions.timing import Link
+    from orchestrator.planning import Ground, Wish
+
+__all__ = ["Answer"]
+
+SHOWN = 5
+# How limits are written; as percent where they are shares.
+LIMITS = {
+    "accuracy": "accuracy of at least {0:.2%}",
+    "mean_ms": "a mean of at most {0:g} ms",
+    "tail_ms": "a 95th percentile of at most {0:g} ms",
+    "uplink_bytes": "at most {0:g} bytes up",
+    "joules": "at most {0:g} J",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The candidates for a *link* as they are wished, the *chosen* among them, and the plans that need no choice."""
+
+    ground: Ground
+    wish: Wish
+    link: Link
+    title: str
+    measures: Measures
+    chosen: tuple[int, ...]
+    baselines: Measures
+
+    @classmethod
+    def to(cls, wish: Wish, ground: Ground, link: Link, title: str) -> Answer:
+        """Judge all plans over *link*; `InvalidInput` if none is as wished."""
+        from branchynet.decisions.placement import best_of_each_way
+
+        measures, baselines = (
+            wish.measures(plans, ground.profile, link) for plans in (ground.candidates(), ground.baselines())
+        )
+        chosen = best_of_each_way(measures, wish.objective, wish.constraints)[:SHOWN]
+        return cls(ground, wish, link, title, measures, tuple(map(int, chosen)), baselines)
+
+    def figures(self) -> dict[str, Any]:
+        """Everything that is shown, for a program."""
+        from orchestrator.planning import BASELINES
+
+        return {
+            "link": {"uplink_mbps": self.link.uplink_mbps, "rtt_ms": self.link.rtt_ms},
+            "cloud_queue_ms": self.wish.cloud_queue_ms,
+            "objective": self.wish.objective,
+            "limits": dict(self.wish.constraints.asked()),
+            "candidates": len(self.measures.candidates),
+            "plans": [self._row(self.measures, index) for index in self.chosen],
+            "baselines": {name: self._row(self.baselines, index) for index, name in enumerate(BASELINES)},
+            "profile": asdict(self.ground.profile),
+        }
+
+    def show(self) -> None:
+        """Print the plans, what they were judged on, and which limits cost something."""
+        figures = self.figures()
+        table = Table(title=f"{self.title}; {self.link.uplink_mbps:g} Mbit/s up, round trip {self.link.rtt_ms:g} ms")
+        headings = ["", "plan", "at", "mean ms", "p95 ms", "accuracy %", "bytes up", "exits %"]
+        for heading in [*headings, "mJ"] if self.wish.energy else headings:
+            table.add_column(heading, justify="left" if heading in ("", "plan") else "right")
+        for number, row in enumerate(figures["plans"], 1):
+            table.add_row(str(number), *_cells(row))
+        table.add_section()
+        for name, row in figures["baselines"].items():
+            table.add_row(name, *_cells(row))
+        console.print(table)
+        profile = self.ground.profile
+        console.print(
+            f"best of {figures['candidates']:,} plans, each cut and codec once; the edge holds {profile.held} of "
+            f"{profile.edge.stages} stages. p95 is the spread by exits: nobody queues here. !: breaks a limit"
+        )
+        console.print(self._what_binds())
+
+    def draw(self, path: Path) -> dict[str, Any]:
+        """Draw the winners over all links into *path*; the figures of the picture."""
+        import numpy as np
+
+        from orchestrator.plan_map import RTTS_MS, UPLINKS_MBPS, draw_map
+        from orchestrator.planning import winners
+
+        candidates = self.measures.candidates
+        found = winners(candidates, self.ground.profile, self.wish, UPLINKS_MBPS, RTTS_MS)
+        ways = np.where(found < 0, -1, candidates.way[found])
+        most = "most" if self.wish.objective == "accuracy" else "least"
+        limits = _words(dict(self.wish.constraints.asked()))
+        title = f"{self.title}\n{most} {self.wish.objective} with {limits}"
+        draw_map(ways, candidates.ways, self._stages, self.link, path, title)
+        return {
+            "uplink_mbps": UPLINKS_MBPS.tolist(),
+            "rtt_ms": RTTS_MS.tolist(),
+            "ways": [self._way(way) for way in candidates.ways],
+            "winning": ways.tolist(),
+        }
+
+    @property
+    def _stages(self) -> int:
+        return self.ground.profile.edge.stages
+
+    def _way(self, plan: Plan) -> str:
+        from orchestrator.plan_map import way_words
+
+        return way_words(plan, self._stages)
+
+    def _row(self, measures: Measures, index: int) -> dict[str, Any]:
+        from branchynet.decisions.outcomes import wilson_interval
+
+        plan, shares = measures.candidates.plan(index), measures.candidates.shares[index]
+        names = ("mean_ms", "tail_ms", "accuracy", "uplink_bytes", *(["joules"] if self.wish.energy else []))
+        row = {name: float(measures.values(name)[index]) for name in names}
+        asked = dict(self.wish.constraints.asked())
+        broken = [
+            name for name, limit in asked.items() if (row[name] < limit if name == "accuracy" else row[name] > limit)
+        ]
+        return {
+            "way": self._way(plan),
+            "cut": plan.cut,
+            "codec": plan.codec,
+            "local_only": plan.local_only,
+            **asdict(plan.rule),
+            **row,
+            "interval": list(wilson_interval(row["accuracy"], len(self.ground.table.labels))),
+            "exit_shares": shares.tolist(),
+            "breaks": broken,
+        }
+
+    def _what_binds(self) -> str:
+        from branchynet.decisions.placement import binding
+
+        asked, objective = dict(self.wish.constraints.asked()), self.wish.objective
+        costly = binding(self.measures, objective, self.wish.constraints)
+        if not costly:
+            return f"no limit binds: without {_words(asked)} the best plan would be the same"
+        without = [
+            f"without {_words({name: asked[name]})}, {self._way(self.measures.candidates.plan(index))} "
+            f"would have {objective} {self.measures.values(objective)[index]:,.4g}"
+            for name, index in costly.items()
+        ]
+        return f"what binds: {'; '.join(without)}"
+
+
+def _words(limits: dict[str, float]) -> str:
+    return " and ".join(LIMITS[name].format(limit) for name, limit in limits.items())
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    low, high = row["interval"]
+    cells = {
+        "mean_ms": f"{row['mean_ms']:,.2f}",
+        "tail_ms": f"{row['tail_ms']:,.2f}",
+        "accuracy": f"{100 * row['accuracy']:.2f} ({100 * low:.1f}–{100 * high:.1f})",
+        "uplink_bytes": f"{row['uplink_bytes']:,.0f}",
+    }
+    if "joules" in row:
+        cells["joules"] = f"{1e3 * row['joules']:,.3g}"
+    cells = {name: f"{text} !" if name in row["breaks"] else text for name, text in cells.items()}
+    joules = cells.pop("joules", None)
+    thresholds = ", ".join(f"{threshold:.3g}" for threshold in row["thresholds"])
+    exits = " / ".join(f"{100 * share:.1f}" for share in row["exit_shares"])
+    return [row["way"], thresholds, *cells.values(), exits, *([] if joules is None else [joules])]
