@@ -76,12 +76,12 @@ def plan(
     held: HeldOption = None,
     profile: ProfileOption = None,
     codecs: CodecsOption = None,
-    images: ImagesOption = 2_000,
+    images: ImagesOption = 1_000,
     all_images: Annotated[bool, typer.Option("--all-images", help="Judge on all held-out images.")] = False,
     plot: PlotOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Choose cut, thresholds and codec for a link, within limits; print the best plans beside three that need no choice.
+    """Choose cut, thresholds and codec for a link, within limits, and print the best beside three that need no choice.
 
     Plans are judged by the outcomes of every cut and codec on images that were held out from training, and by the
     times of this machine. Nobody waits behind anybody else: `branchynet simulate` reckons with queues.
@@ -104,7 +104,8 @@ def plan(
     times = _profile(artifact, profile, dataset, codecs).slower(edge_slowdown, cloud_slowdown)
     ground = _ground(manifest, network, dataset, _holding(times, manifest, held), names)
     final = float(ground.table.correct[-1].mean())
-    wish = replace(wish, constraints=replace(limits, min_accuracy=final - accuracy_drop / 100))
+    floor = max(final - accuracy_drop / 100 - 1e-9, 0.0)  # both are decimals, which the difference may miss by rounding
+    wish = replace(wish, constraints=replace(limits, min_accuracy=floor))
     devices = f"edge {edge_slowdown:g}x and cloud {cloud_slowdown:g}x as slow as here"
     answer = Answer.to(wish, ground, link, f"{manifest.name}, {devices}")
     answer.show()

@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["Answer"]
 
 SHOWN = 5
-# How limits are written; as percent where they are shares.
+# How limits and objectives are written.
 LIMITS = {
-    "accuracy": "accuracy of at least {0:.2%}",
-    "mean_ms": "a mean of at most {0:g} ms",
-    "tail_ms": "a 95th percentile of at most {0:g} ms",
-    "uplink_bytes": "at most {0:g} bytes up",
-    "joules": "at most {0:g} J",
+    "accuracy": "an accuracy of at least {:.2%}",
+    "mean_ms": "a mean of at most {:g} ms",
+    "tail_ms": "a 95th percentile of at most {:g} ms",
+    "uplink_bytes": "at most {:g} bytes up",
+    "joules": "at most {:g} J",
+}
+OBJECTIVES = {
+    "accuracy": ("highest accuracy", "{:.2%}"),
+    "mean_ms": ("lowest mean latency", "{:,.2f} ms"),
+    "tail_ms": ("lowest 95th percentile", "{:,.2f} ms"),
+    "uplink_bytes": ("fewest bytes up", "{:,.0f}"),
+    "joules": ("least energy", "{:.3g} J"),
 }
 
 
@@ -73,7 +80,7 @@ class Answer:
         table = Table(title=f"{self.title}; {self.link.uplink_mbps:g} Mbit/s up, round trip {self.link.rtt_ms:g} ms")
         headings = ["", "plan", "at", "mean ms", "p95 ms", "accuracy %", "bytes up", "exits %"]
         for heading in [*headings, "mJ"] if self.wish.energy else headings:
-            table.add_column(heading, justify="left" if heading in ("", "plan") else "right")
+            table.add_column(heading, justify="left" if heading in ("", "plan") else "right", overflow="fold")
         for number, row in enumerate(figures["plans"], 1):
             table.add_row(str(number), *_cells(row))
         table.add_section()
@@ -97,9 +104,8 @@ class Answer:
         candidates = self.measures.candidates
         found = winners(candidates, self.ground.profile, self.wish, UPLINKS_MBPS, RTTS_MS)
         ways = np.where(found < 0, -1, candidates.way[found])
-        most = "most" if self.wish.objective == "accuracy" else "least"
-        limits = _words(dict(self.wish.constraints.asked()))
-        title = f"{self.title}\n{most} {self.wish.objective} with {limits}"
+        wanted, limits = OBJECTIVES[self.wish.objective][0], _words(dict(self.wish.constraints.asked()))
+        title = f"{self.title}\n{wanted} with {limits}"
         draw_map(ways, candidates.ways, self._stages, self.link, path, title)
         return {
             "uplink_mbps": UPLINKS_MBPS.tolist(),
@@ -146,12 +152,13 @@ class Answer:
         costly = binding(self.measures, objective, self.wish.constraints)
         if not costly:
             return f"no limit binds: without {_words(asked)} the best plan would be the same"
+        best, value = OBJECTIVES[objective]
         without = [
-            f"without {_words({name: asked[name]})}, {self._way(self.measures.candidates.plan(index))} "
-            f"would have {objective} {self.measures.values(objective)[index]:,.4g}"
+            f"without {_words({name: asked[name]})} it would be {value.format(self.measures.values(objective)[index])} "
+            f"({self._way(self.measures.candidates.plan(index))})"
             for name, index in costly.items()
         ]
-        return f"what binds: {'; '.join(without)}"
+        return f"{best}: {value.format(self.measures.values(objective)[self.chosen[0]])}; {'; '.join(without)}"
 
 
 def _words(limits: dict[str, float]) -> str:
@@ -170,6 +177,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         cells["joules"] = f"{1e3 * row['joules']:,.3g}"
     cells = {name: f"{text} !" if name in row["breaks"] else text for name, text in cells.items()}
     joules = cells.pop("joules", None)
-    thresholds = ", ".join(f"{threshold:.3g}" for threshold in row["thresholds"])
-    exits = " / ".join(f"{100 * share:.1f}" for share in row["exit_shares"])
+    ends = {row["criterion"].never: "none", row["criterion"].always: "all"}
+    thresholds = ", ".join(ends.get(threshold, f"{threshold:.3g}") for threshold in row["thresholds"])
+    exits = "/".join(f"{100 * share:.1f}" for share in row["exit_shares"])
     return [row["way"], thresholds, *cells.values(), exits, *([] if joules is None else [joules])]

@@ -42,12 +42,13 @@ def draw_map(
 
     with mpl.rc_context({"svg.hashsalt": "branchynet", "hatch.linewidth": 0.6}):
         figure = _figure(9.0, 5.4)
+        figure.suptitle(title, fontsize=11)
         axes = figure.subplots()
         handles = _fill(axes, winning, ways, stages)
         handles += axes.plot(
             link.uplink_mbps, link.rtt_ms, "x", c="black", ms=9, mew=2, ls="", clip_on=False, label="the link asked for"
         )
-        axes.set(xscale="log", yscale="log", xlabel="uplink, Mbit/s", ylabel="round trip, ms", title=title)
+        axes.set(xscale="log", yscale="log", xlabel="uplink, Mbit/s", ylabel="round trip, ms")
         axes.set(xlim=_edges(UPLINKS_MBPS)[[0, -1]], ylim=_edges(RTTS_MS)[[0, -1]])
         for axis, ticks in ((axes.xaxis, (0.25, 1, 5, 25, 100, 1_000)), (axes.yaxis, (1, 5, 20, 50, 100, 300))):
             axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -59,6 +60,7 @@ def draw_map(
 
 def _fill(axes: Any, winning: NDArray[np.int64], ways: tuple[Plan, ...], stages: int) -> list[Any]:
     """Colour the cells; what the legend says of them, largest first."""
+    from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
     present, cells = np.unique(winning, return_counts=True)
@@ -67,10 +69,11 @@ def _fill(axes: Any, winning: NDArray[np.int64], ways: tuple[Plan, ...], stages:
     for way in present[np.argsort(-cells, kind="stable")]:
         colour, hatch = looks[int(way)]
         words = "none within the limits" if way < 0 else way_words(ways[way], stages)
-        look = {"facecolor": colour, "edgecolor": "#444444", "hatch": hatch}
+        look: dict[str, Any] = {"edgecolor": "#444444", "hatch": hatch}
         mask = np.ma.masked_where(winning != way, winning)
-        axes.pcolor(_edges(UPLINKS_MBPS), _edges(RTTS_MS), mask, **look, linewidth=0, antialiased=False)
-        handles.append(Patch(**look, linewidth=0.6, label=words))
+        colours = ListedColormap([colour])
+        axes.pcolor(_edges(UPLINKS_MBPS), _edges(RTTS_MS), mask, cmap=colours, **look, linewidth=0, antialiased=False)
+        handles.append(Patch(facecolor=colour, **look, linewidth=0.6, label=words))
     return handles
 
 

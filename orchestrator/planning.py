@@ -79,20 +79,18 @@ class Ground:
     ) -> Ground:
         """*network* on *dataset*, with those *codecs* that *profile* knows, or all of them.
 
-        *on_image* is told how many images are done, of as many times the data set as `passes` says. Raises
+        *on_image* is told how many images are done: the data set once, and again for each cut that has codecs. Raises
         `InvalidInput` for a profile of another network, and for a codec that is not in it.
         """
         check_profile(profile, network)
         known = _codecs_of(profile, codecs)
         table = measure_outcomes(network, manifest.cost, dataset, on_image)
         leaving = table.exit_of(manifest.rule)
-        coded, costs, done = {}, [], len(dataset)
-        for cut in sorted({cost.cut for cost in known}):
+        coded, costs = {}, []
+        for number, cut in enumerate(sorted({cost.cut for cost in known}), 1):
             named = {cost.codec: cost for cost in known if cost.cut == cut}
-            tried = outcomes_through(
-                network, table, dataset, cut, codecs_at(manifest, cut, named), lambda at, done=done: on_image(done + at)
-            )
-            done += len(dataset)
+            codecs_here = codecs_at(manifest, cut, named)
+            tried = outcomes_through(network, table, dataset, cut, codecs_here, _from(number * len(dataset), on_image))
             offloaded = leaving >= network.exits_before(cut)
             for through in tried:
                 name = through.codec.name
@@ -116,14 +114,14 @@ class Ground:
         return Candidates.given(plans, self.table, self.profile)
 
 
-def usable_codecs(profile: ServingProfile) -> list[CodecCost]:
-    """Those of the profile's codecs that are for a cut at which its edge may offload."""
-    first, last = profile.exit_stages[0] + 1, min(profile.held, profile.exit_stages[-1])
-    return [cost for cost in profile.codecs if cost.cut in (0, *range(first, last + 1))]
+def _from(done: int, on_image: Callable[[int], None]) -> Callable[[int], None]:
+    return lambda more: on_image(done + more)
 
 
 def _codecs_of(profile: ServingProfile, names: Sequence[str] | None) -> list[CodecCost]:
-    usable = usable_codecs(profile)
+    """Those of the profile's codecs that are for a cut at which its edge may offload, and among *names* if given."""
+    first, last = profile.exit_stages[0] + 1, min(profile.held, profile.exit_stages[-1])
+    usable = [cost for cost in profile.codecs if cost.cut in (0, *range(first, last + 1))]
     if names is None:
         return usable
     known = {cost.codec for cost in usable} | {plain_codec(0), plain_codec(1)}
