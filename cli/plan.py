@@ -41,9 +41,15 @@ RttOption = Annotated[float, typer.Option("--rtt-ms", "--rtt", help="Round trip 
 DropOption = Annotated[
     float, typer.Option(help="Percentage points of accuracy that may be lost against the final exit.", min=0, max=100)
 ]
-EdgeOption = Annotated[float, typer.Option(help="The edge is this many times as slow as this machine.")]
-CloudOption = Annotated[float, typer.Option(help="The cloud is this many times as slow as this machine.")]
-QueueOption = Annotated[float, typer.Option(help="How long an offload waits for a worker of the cloud, ms.")]
+MsOption = Annotated[float | None, typer.Option(help="Limit of the mean latency, ms.")]
+TailOption = Annotated[float | None, typer.Option("--max-p95-ms", help="Limit of its 95th percentile, ms.")]
+BytesOption = Annotated[float | None, typer.Option(help="Limit of the bytes sent, per image.")]
+JoulesOption = Annotated[float | None, typer.Option(help="Limit of the edge's energy, J per image.")]
+PerMsOption = Annotated[float | None, typer.Option(help="What the edge draws while it is at work, J per ms.", min=0)]
+PerByteOption = Annotated[float | None, typer.Option(help="What sending costs the edge, J per byte.", min=0)]
+EdgeOption = Annotated[float, typer.Option(help="The edge is this many times as slow as this machine.", min=0.001)]
+CloudOption = Annotated[float, typer.Option(help="The cloud is this many times as slow as this machine.", min=0.001)]
+QueueOption = Annotated[float, typer.Option(help="How long an offload waits for a worker of the cloud, ms.", min=0)]
 HeldOption = Annotated[
     int | None, typer.Option(help="Stages that the edge may hold; the profile's unless given.", min=1)
 ]
@@ -64,12 +70,12 @@ def plan(
     data: DataOption = None,
     accuracy_drop: DropOption = 0.5,
     objective: Annotated[Objective, typer.Option(help="What is to be least; accuracy: most.")] = Objective.MEAN_MS,
-    max_ms: Annotated[float | None, typer.Option(help="Limit of the mean latency, ms.")] = None,
-    max_p95_ms: Annotated[float | None, typer.Option(help="Limit of its 95th percentile, ms.")] = None,
-    max_bytes: Annotated[float | None, typer.Option(help="Limit of bytes sent per image.")] = None,
-    max_joules: Annotated[float | None, typer.Option(help="Limit of the edge's energy per image, J.")] = None,
-    joules_per_ms: Annotated[float | None, typer.Option(help="What an edge at work draws each ms, J.")] = None,
-    joules_per_byte: Annotated[float | None, typer.Option(help="What sending a byte costs the edge, J.")] = None,
+    max_ms: MsOption = None,
+    max_p95_ms: TailOption = None,
+    max_bytes: BytesOption = None,
+    max_joules: JoulesOption = None,
+    joules_per_ms: PerMsOption = None,
+    joules_per_byte: PerByteOption = None,
     edge_slowdown: EdgeOption = 1.0,
     cloud_slowdown: CloudOption = 1.0,
     cloud_queue_ms: QueueOption = 0.0,
@@ -99,26 +105,29 @@ def plan(
     limits = Constraints(None, max_ms, max_p95_ms, max_bytes, max_joules)
     wish = Wish(objective.value, limits, _energy(joules_per_ms, joules_per_byte), cloud_queue_ms)
     manifest, network = artifacts.load_runner(zoo.find(artifact))
-    dataset = _held_out(manifest, data, None if all_images else images)
+    if held is not None and not manifest.cut <= held <= manifest.stages:
+        raise InvalidInput(f"--held is {held}; it must be {manifest.cut}, the artifact's cut, to {manifest.stages}")
     names = None if codecs is None else codec_names(codecs)
+    dataset = _held_out(manifest, data, None if all_images else images)
     times = _profile(artifact, profile, dataset, codecs).slower(edge_slowdown, cloud_slowdown)
-    ground = _ground(manifest, network, dataset, _holding(times, manifest, held), names)
-    final = float(ground.table.correct[-1].mean())
-    floor = max(final - accuracy_drop / 100 - 1e-9, 0.0)  # both are decimals, which the difference may miss by rounding
-    wish = replace(wish, constraints=replace(limits, min_accuracy=floor))
+    times = times if held is None else replace(times, held=held)
+    ground = _ground(manifest, network, dataset, times, names)
+    wish = replace(wish, constraints=replace(limits, min_accuracy=_floor(ground, accuracy_drop)))
     devices = f"edge {edge_slowdown:g}x and cloud {cloud_slowdown:g}x as slow as here"
     answer = Answer.to(wish, ground, link, f"{manifest.name}, {devices}")
-    answer.show()
-    console.print(
-        f"accuracy: on {len(dataset):,} held-out images, which the thresholds were chosen on too; the final exit alone "
-        f"has {100 * final:.2f} % there. {dataset.source}",
-        soft_wrap=True,
-    )
-    figures = answer.figures() | {"images": {"count": len(dataset), "source": dataset.source}, "final_accuracy": final}
+    answer.show(dataset.source)
+    figures = {"artifact": manifest.name, "images": {"count": len(dataset), "source": dataset.source}}
+    figures |= answer.figures()
     if plot is not None:
         figures["map"] = answer.draw(plot)
         console.print(f"picture: {plot}", soft_wrap=True)
-    write_json(json_file, {"artifact": manifest.name, **figures})
+    write_json(json_file, figures)
+
+
+def _floor(ground: Ground, drop: float) -> float:
+    """The accuracy that may not be missed, *drop* percentage points below the final exit's."""
+    # Both are decimals, which their difference may miss by rounding.
+    return max(float(ground.table.correct[-1].mean()) - drop / 100 - 1e-9, 0.0)
 
 
 def _energy(joules_per_ms: float | None, joules_per_byte: float | None) -> EnergyModel | None:
@@ -145,17 +154,6 @@ def _profile(artifact: str, path: Path | None, images: Dataset, codecs: str | No
     from orchestrator.measuring import read_profile
 
     return read_profile(path) if path else measure_profile(artifact, images, codec_names(codecs)).profile
-
-
-def _holding(profile: ServingProfile, manifest: Manifest, held: int | None) -> ServingProfile:
-    """*profile* for an edge with *held* stages."""
-    from branchynet.errors import InvalidInput
-
-    if held is None:
-        return profile
-    if not manifest.cut <= held <= manifest.stages:
-        raise InvalidInput(f"--held is {held}; it must be {manifest.cut}, the artifact's cut, to {manifest.stages}")
-    return replace(profile, held=held)
 
 
 def _ground(

@@ -68,14 +68,15 @@ class Answer:
             "cloud_queue_ms": self.wish.cloud_queue_ms,
             "objective": self.wish.objective,
             "limits": dict(self.wish.constraints.asked()),
+            "final_accuracy": float(self.ground.table.correct[-1].mean()),
             "candidates": len(self.measures.candidates),
             "plans": [self._row(self.measures, index) for index in self.chosen],
             "baselines": {name: self._row(self.baselines, index) for index, name in enumerate(BASELINES)},
             "profile": asdict(self.ground.profile),
         }
 
-    def show(self) -> None:
-        """Print the plans, what they were judged on, and which limits cost something."""
+    def show(self, source: str) -> None:
+        """Print the plans, which limits cost something, and what they were judged on, images of *source*."""
         figures = self.figures()
         table = Table(title=f"{self.title}; {self.link.uplink_mbps:g} Mbit/s up, round trip {self.link.rtt_ms:g} ms")
         headings = ["", "plan", "at", "mean ms", "p95 ms", "accuracy %", "bytes up", "exits %"]
@@ -92,7 +93,15 @@ class Answer:
             f"best of {figures['candidates']:,} plans, each cut and codec once; the edge holds {profile.held} of "
             f"{profile.edge.stages} stages. p95 is the spread by exits: nobody queues here. !: breaks a limit"
         )
+        if not profile.codecs:
+            console.print("no codecs: the profile has none for this edge; `branchynet profile` measures them")
         console.print(self._what_binds())
+        outcomes = self.ground.table
+        console.print(
+            f"accuracy: on {len(outcomes.labels):,} held-out images, which the thresholds were chosen on too; the final"
+            f" exit alone has {outcomes.correct[-1].mean():.2%} there. {source}",
+            soft_wrap=True,
+        )
 
     def draw(self, path: Path) -> dict[str, Any]:
         """Draw the winners over all links into *path*; the figures of the picture."""

@@ -123,6 +123,13 @@ def test_limits_objectives_and_devices_are_obeyed(folder: Path) -> None:
     assert found["images"]["count"] == 60
 
 
+def test_a_profile_of_simulate_has_no_codecs_and_that_is_said(folder: Path, tmp_path: Path) -> None:
+    write_profile(tmp_path / "plain.json", dataclasses.replace(PROFILE, codecs=()))
+    words, found = run(folder, *LINK, "--profile", tmp_path / "plain.json")
+    assert {row["codec"] for row in found["plans"]} <= {"raw", "fp32"}
+    assert "no codecs: the profile has none" in words
+
+
 def test_the_map_shows_the_best_plan_of_each_link(folder: Path, ground: Ground) -> None:
     picture = folder / "heat.png"
     words, found = run(folder, *LINK, "--accuracy-drop", "0", "--edge-slowdown", "20", "--plot", picture)
@@ -159,8 +166,6 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no rate": (("--uplink", "0", "--rtt", "40"), "uplink 0.0 Mbit/s"),
     "a round trip below nothing": (("--uplink", "5", "--rtt", "-1"), "round trip -1.0 ms"),
     "too much": ((*LINK, "--max-ms", "1"), "mean_ms <= 1;"),
-    "a queue below nothing": ((*LINK, "--cloud-queue-ms", "-2"), "cloud_queue_ms is -2.0"),
-    "an edge of no speed": ((*LINK, "--edge-slowdown", "0"), "the edge is 0.0"),
     "more stages than there are": ((*LINK, "--held", "3"), "--held is 3; it must be 1, the artifact's cut, to 2"),
     "a codec that is none": ((*LINK, "--codecs", "uint8,mp3"), "'mp3'"),
     "a codec that was not measured": ((*LINK, "--codecs", "fp16"), "codec 'fp16' was not measured"),
