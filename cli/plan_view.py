@@ -56,8 +56,11 @@ class Answer:
         measures, baselines = (
             wish.measures(plans, ground.profile, link) for plans in (ground.candidates(), ground.baselines())
         )
-        chosen = best_of_each_way(measures, wish.objective, wish.constraints)[:SHOWN]
-        return cls(ground, wish, link, title, measures, tuple(map(int, chosen)), baselines)
+        ranked = best_of_each_way(measures, wish.objective, wish.constraints).tolist()
+        # With whatever codec nothing is sent, it is one plan.
+        silent = [index for index in ranked if not measures.uplink_bytes[index]]
+        chosen = [index for index in ranked if index not in silent[1:]]
+        return cls(ground, wish, link, title, measures, tuple(chosen[:SHOWN]), baselines)
 
     def figures(self) -> dict[str, Any]:
         """Everything that is shown, for a program."""
@@ -79,7 +82,7 @@ class Answer:
         """Print the plans, which limits cost something, and what they were judged on, images of *source*."""
         figures = self.figures()
         table = Table(title=f"{self.title}; {self.link.uplink_mbps:g} Mbit/s up, round trip {self.link.rtt_ms:g} ms")
-        headings = ["", "plan", "at", "mean ms", "p95 ms", "accuracy %", "bytes up", "exits %"]
+        headings = ["", "plan", "at", "mean ms", "p95 ms", "accuracy %", "bytes", "exits %"]
         for heading in [*headings, "mJ"] if self.wish.energy else headings:
             table.add_column(heading, justify="left" if heading in ("", "plan") else "right", overflow="fold")
         for number, row in enumerate(figures["plans"], 1):
@@ -187,6 +190,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
     cells = {name: f"{text} !" if name in row["breaks"] else text for name, text in cells.items()}
     joules = cells.pop("joules", None)
     ends = {row["criterion"].never: "none", row["criterion"].always: "all"}
-    thresholds = ", ".join(ends.get(threshold, f"{threshold:.3g}") for threshold in row["thresholds"])
-    exits = "/".join(f"{100 * share:.1f}" for share in row["exit_shares"])
+    thresholds = "/".join(ends.get(threshold, f"{threshold:.3g}") for threshold in row["thresholds"])
+    exits = "/".join(f"{100 * share:.0f}" for share in row["exit_shares"])
     return [row["way"], thresholds, *cells.values(), exits, *([] if joules is None else [joules])]

@@ -80,7 +80,7 @@ def test_the_best_plans_stand_beside_those_that_need_no_choice(folder: Path, gro
     assert cloud["mean_ms"] == pytest.approx(1.0 + 1.5 + 40 + sent_ms + 1.0 + 0.6 * own.exit_shares[1])
 
     ways = [(row["cut"], row["codec"], row["local_only"]) for row in found["plans"]]
-    assert len(set(ways)) == len(ways) == 5
+    assert 2 <= len(set(ways)) == len(ways) <= 5
     assert [row["mean_ms"] for row in found["plans"]] == sorted(row["mean_ms"] for row in found["plans"])
     floor = table.correct[-1].mean() - 0.02
     assert found["limits"]["accuracy"] == pytest.approx(floor)
@@ -108,15 +108,16 @@ def test_limits_objectives_and_devices_are_obeyed(folder: Path) -> None:
     words, found = run(folder, *LINK, "--accuracy-drop", "100", "--max-ms", "60")
     assert found["plans"][0]["local_only"]
     assert "no limit binds" in words
+    assert [row["uplink_bytes"] for row in found["plans"]].count(0) == 1  # else each cut and codec were there unused
     fewest = ("--objective", "accuracy", "--max-bytes", "100", "--joules-per-ms", "0.003", "--joules-per-byte", "1e-6")
     words, found = run(folder, *LINK, *fewest)
     assert max(row["uplink_bytes"] for row in found["plans"]) <= 100
     assert all(row["joules"] > 0 for row in (*found["plans"], *found["baselines"].values()))
     assert "mJ" in words
-    # An edge so slow that raw or coded images win, one codec of which is left out.
+    # An edge so slow that raw images win; of the codecs one is considered.
     words, found = run(folder, *LINK, "--edge-slowdown", "500", "--codecs", "uint8+zstd")
     assert (found["plans"][0]["cut"], found["plans"][0]["codec"]) == (0, "raw")
-    assert {row["codec"] for row in found["plans"]} == {"raw", "fp32", "uint8+zstd"}
+    assert [cost["codec"] for cost in found["profile"]["codecs"]] == ["uint8+zstd"]
     # An edge that may hold everything needs no cloud.
     words, found = run(folder, *LINK, "--held", "2", "--images", "60")
     assert found["plans"][0]["way"] == "edge only"
