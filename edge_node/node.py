@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.codecs import PLAIN, Codec, Payload, check_cut, named_codec
+from branchynet.decisions.adaptation import Replanner
 from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule, History
 from branchynet.decisions.plans import Plan
@@ -39,8 +40,8 @@ Sendable = NDArray[np.generic] | Payload
 class CloudAnswers:
     """The cloud's answers for R samples, in the order they were sent.
 
-    *exits*: int64 [R]; *logits*: float32 [R, C]; *cloud_ms*: waiting and computing there; *round_trip_ms*: from the
-    call to the reply; *sent_bytes*: size of the message.
+    *exits*: int64 [R]; *logits*: float32 [R, C]; *cloud_ms*: waiting and computing there, *queue_ms* of it waiting;
+    *round_trip_ms*: from the call to the reply; *sent_bytes*: size of the message.
     """
 
     exits: NDArray[np.int64]
@@ -48,6 +49,7 @@ class CloudAnswers:
     cloud_ms: float
     round_trip_ms: float
     sent_bytes: int
+    queue_ms: float = 0.0
 
 
 class OffloadFailed(BranchyNetError):
@@ -105,6 +107,7 @@ class EdgeNode:
         self._watcher = watcher
         self._ranges = manifest.codec_ranges
         self._image_codec = self._codec(0, image_codec)
+        self._replanner: Replanner | None = None
         self.adopt(Plan(network.last, manifest.rule))
         self._worker = Worker("edge-compute")
 
@@ -127,6 +130,16 @@ class EdgeNode:
         self._plan = plan
         self.served = replace(self.served, rule=plan.rule)
 
+    def follow(self, replanner: Replanner) -> None:
+        """Tell *replanner* of every offload, and serve each request by the plan that it says.
+
+        Raises `InvalidInput` for a first plan that `adopt` refuses, or if a watcher moves the rule already.
+        """
+        if self._watcher is not None and self._watcher.moves:
+            raise InvalidInput("a watcher keeps this edge's exit share; the rule cannot follow a replanner as well")
+        self.adopt(replanner.plan)
+        self._replanner = replanner
+
     async def classify(
         self,
         images: NDArray[np.generic],
@@ -143,6 +156,8 @@ class EdgeNode:
         arrived_s = self._clock_s()
         check_batch(images, np.dtype(np.uint8), self.served.input_shape, self.served.max_batch, "images")
         watcher = self._watcher if rule is None else None
+        if self._replanner is not None and (next_plan := self._replanner.decide(arrived_s)) is not self._plan:
+            self.adopt(next_plan)
         plan, codec = self._plan_for(policy)
         rule = rule or plan.rule
         rule.check_exits(self._network.exits, self._network.classes)
@@ -163,6 +178,7 @@ class EdgeNode:
             cloud = await self._ask_cloud(cut, coded.value, progress, rule, left_ms)
         except BranchyNetError as error:
             waited_ms = 1e3 * (self._clock_s() - asked_s)
+            self._note_failure(error, waited_ms)
             unanswered = progress.remaining
             if cut == 0:  # no exit has looked at them yet
                 done = await self._run(batch, 0, self._network.last, rule)
@@ -214,7 +230,14 @@ class EdgeNode:
         needed = rule if rule.remembers or not self._network.is_decided(cut) else None
         answers = await self._uplink.resume(cut, sent, needed, timeout_ms, progress.history)
         self._check_answers(answers, cut, len(progress.remaining))
+        if self._replanner is not None:
+            network_ms = max(answers.round_trip_ms - answers.cloud_ms, 0.0)
+            self._replanner.answered(self._clock_s(), answers.sent_bytes, network_ms, answers.queue_ms)
         return answers
+
+    def _note_failure(self, error: BranchyNetError, waited_ms: float) -> None:
+        if self._replanner is not None and isinstance(error, OffloadFailed) and error.sent_bytes > 0:
+            self._replanner.unanswered(self._clock_s(), error.sent_bytes, waited_ms)
 
     def _check_answers(self, answers: CloudAnswers, cut: int, samples: int) -> None:
         """Raise `OffloadFailed` unless *answers* are what stages [*cut*, n) can give; a wrong cloud is not believed."""

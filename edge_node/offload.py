@@ -90,4 +90,5 @@ def _answers(reply: pb.ResumeReply, sent_bytes: int, round_trip_ms: float) -> Cl
         cloud_ms=reply.queue_ms + reply.compute_ms,
         round_trip_ms=round_trip_ms,
         sent_bytes=sent_bytes,
+        queue_ms=reply.queue_ms,
     )

@@ -34,6 +34,11 @@ class Watcher:
         self._under = self.rule
         self._log = logger()
 
+    @property
+    def moves(self) -> bool:
+        """Whether it moves the rule."""
+        return self._retuner is not None
+
     def note(self, progress: Progress, rule: ExitRule) -> None:
         """Take note of a batch that ran the edge's stages under *rule*: this watcher's, now or a moment ago."""
         if self._batches and rule != self._under:

@@ -13,7 +13,7 @@ estimate says so by a wide range for each, and by a narrow one for the time of a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,13 @@ PRIOR_FACTOR = 3.0
 SURPRISE = 3.0
 ENOUGH_SURPRISES = 1.5
 FORGIVEN = 0.5
-MIN_NOISE_MS = 0.2
+# Noise is a share of the time that a message should take, for a slow link is late by more than a quick one.
 FIRST_NOISE = 0.1
+LEAST_NOISE = 0.02
+LEAST_NOISE_MS = 0.1
 NOISE_MEMORY = 0.9
+# No observation, and no hope, makes the link more than fifty times as fast as it was believed to be.
+LEAST_SHARE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,14 @@ class Transfer:
 
 @dataclass(frozen=True)
 class LinkEstimate:
-    """The link as it is believed to be: *mean* [rtt_ms, ms_per_byte], their *covariance*, and the noise around them."""
+    """The link as it is believed to be: *mean* [rtt_ms, ms_per_byte], their *covariance*, and what is beside them.
+
+    *noise*: standard deviation of a message's time around what it should be, as a share of that.
+    """
 
     mean: tuple[float, float]
     covariance: tuple[tuple[float, float], tuple[float, float]]
-    noise_ms: float
+    noise: float
     observations: int
 
     @property
@@ -76,11 +83,18 @@ class LinkEstimate:
         fast = self.mean[1] - std
         return 8e-3 / (self.mean[1] + std), 8e-3 / fast if fast > 0 else math.inf
 
+    def fastest(self) -> LinkEstimate:
+        """The same belief one standard deviation faster, in round trip and rate."""
+        spread = np.sqrt(np.diag(np.array(self.covariance)))
+        rtt_ms, ms_per_byte = np.maximum(np.array(self.mean) - spread, LEAST_SHARE * np.array(self.mean))
+        return replace(self, mean=(float(rtt_ms), float(ms_per_byte)))
+
     def transfer(self, sent_bytes: float) -> Transfer:
         """What a message of *sent_bytes* will spend on the network."""
         x = np.array([1.0, sent_bytes])
-        variance = float(x @ np.array(self.covariance) @ x) + self.noise_ms**2
-        return Transfer(float(x @ np.array(self.mean)), math.sqrt(variance))
+        mean_ms = float(x @ np.array(self.mean))
+        variance = float(x @ np.array(self.covariance) @ x) + (self.noise * mean_ms) ** 2
+        return Transfer(mean_ms, math.sqrt(variance))
 
 
 class LinkEstimator:
@@ -94,7 +108,7 @@ class LinkEstimator:
             raise InvalidInput(f"the first guess is {uplink_mbps} Mbit/s and {rtt_ms} ms; both must be above 0")
         self._mean = np.array([rtt_ms, 8e-3 / uplink_mbps])
         self._covariance = self._unsure()
-        self._noise_ms = max(FIRST_NOISE * rtt_ms, MIN_NOISE_MS)
+        self._noise = FIRST_NOISE
         self._seen_s: float | None = None
         self._surprises = 0.0
         self._observations = 0
@@ -105,7 +119,7 @@ class LinkEstimator:
         return LinkEstimate(
             (float(self._mean[0]), float(self._mean[1])),
             ((covariance[0, 0], covariance[0, 1]), (covariance[1, 0], covariance[1, 1])),
-            self._noise_ms,
+            self._noise,
             self._observations,
         )
 
@@ -120,8 +134,10 @@ class LinkEstimator:
         self._covariance = self._drifted(now_s)
         self._seen_s = now_s
         self._observations += 1
-        residual_ms = network_ms - float(x @ self._mean)
-        std_ms = math.sqrt(float(x @ self._covariance @ x) + self._noise_ms**2)
+        expected_ms = float(x @ self._mean)
+        residual_ms = network_ms - expected_ms
+        unsure = float(x @ self._covariance @ x)
+        std_ms = math.sqrt(unsure + (self._noise * expected_ms) ** 2)
         surprise = abs(residual_ms) > SURPRISE * std_ms
         self._surprises = self._surprises + 1 if surprise else max(self._surprises - FORGIVEN, 0)
         if self._surprises >= ENOUGH_SURPRISES:
@@ -131,21 +147,20 @@ class LinkEstimator:
             residual_ms = math.copysign(2 * std_ms, residual_ms)  # counts, but not for all that it says
         else:
             # What the belief's own uncertainty does not explain is noise.
-            unexplained = max(residual_ms**2 - (std_ms**2 - self._noise_ms**2), 0.0)
-            noise = NOISE_MEMORY * self._noise_ms**2 + (1 - NOISE_MEMORY) * unexplained
-            self._noise_ms = max(math.sqrt(noise), MIN_NOISE_MS)
-        self._update(x, residual_ms)
+            unexplained = max(residual_ms**2 - unsure, 0.0) / expected_ms**2
+            noise = NOISE_MEMORY * self._noise**2 + (1 - NOISE_MEMORY) * min(unexplained, 1.0)
+            self._noise = max(math.sqrt(noise), LEAST_NOISE)
+        self._update(x, residual_ms, self._noise * min(expected_ms, network_ms))
 
     def lost(self, now_s: float, sent_bytes: float, waited_ms: float) -> None:
         """No answer came within *waited_ms*: the message took at least that long, if that is news."""
         if waited_ms > self.estimate(now_s).transfer(sent_bytes).mean_ms:
             self.observe(now_s, sent_bytes, waited_ms)
 
-    def _update(self, x: NDArray[np.float64], residual_ms: float) -> None:
+    def _update(self, x: NDArray[np.float64], residual_ms: float, noise_ms: float) -> None:
         spread = self._covariance @ x
-        variance = float(x @ spread) + self._noise_ms**2
-        gain = spread / variance
-        self._mean = np.maximum(self._mean + gain * residual_ms, 0.02 * self._mean)
+        gain = spread / (float(x @ spread) + max(noise_ms, LEAST_NOISE_MS) ** 2)
+        self._mean = np.maximum(self._mean + gain * residual_ms, LEAST_SHARE * self._mean)
         self._covariance = self._covariance - np.outer(gain, spread)
 
     def _drifted(self, now_s: float) -> NDArray[np.float64]:

@@ -1,18 +1,27 @@
 """An edge changes its plan between two requests: each is answered by the plan that it began under, none is lost."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
 from network_examples import LENET, mixing_rule, pictures, random_network
-from node_examples import IMAGES, FailingUplink, WorkingUplink, check_answers, mixed, whole_answers
+from node_examples import IMAGES, Clock, FailingUplink, WorkingUplink, check_answers, mixed, whole_answers
 
 from branchynet.codecs import Payload
+from branchynet.decisions.adaptation import Adaptation, Replanner
+from branchynet.decisions.candidates import Candidates
+from branchynet.decisions.drift import Reference
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.plans import Plan
-from branchynet.errors import InvalidInput, Unavailable
+from branchynet.decisions.timing import Link, ServingProfile, StageTimes
+from branchynet.errors import DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.models import Architecture
 from branchynet.prediction import Place, Policy
+from branchynet.training.datasets import Dataset
+from branchynet.training.evaluation import measure_outcomes
+from edge_node.node import OffloadFailed
+from edge_node.watching import Watcher
 
 ALEXNET = Architecture("b-alexnet")
 PICTURES = pictures(ALEXNET, 12)
@@ -109,3 +118,93 @@ def test_an_edge_starts_with_all_its_stages_and_the_artifacts_rule(nodes):
     edge = nodes(None, ALEXNET, cut=2)
     assert edge.plan == Plan(2, edge.served.rule)
     np.testing.assert_array_equal(edge.served.stages, (0, 2))
+
+
+# --- following a replanner ---------------------------------------------------------------------------------
+
+LINK = Link(5.0, rtt_ms=20.0)
+EDGE_TIMES = StageTimes((1,), ((1.0,), (200.0,), (400.0,)))
+CLOUD_TIMES = StageTimes((1,), ((0.5,), (2.0,), (4.0,)))
+
+
+class Wire(WorkingUplink):
+    """A cloud behind a link that takes as long as it is told; the clock goes on by it."""
+
+    def __init__(self, cloud, clock):
+        super().__init__(cloud)
+        self.clock, self.network_ms, self.queue_ms, self.error = clock, 20.0, 0.0, None
+
+    async def resume(self, *args):
+        self.clock.pass_ms(self.network_ms + self.queue_ms)
+        if self.error is not None:
+            raise self.error
+        answers = await super().resume(*args)
+        took = {"round_trip_ms": self.network_ms + self.queue_ms + 1, "cloud_ms": self.queue_ms + 1}
+        return dataclasses.replace(answers, queue_ms=self.queue_ms, **took)
+
+
+@pytest.fixture
+def following(nodes, loaded):
+    """An edge that follows a replanner, its wire and its clock."""
+    manifest, network = loaded(ALEXNET)
+    # What the second exit says is right: the edge has it, but takes long to get there.
+    labels = whole_answers(ALEXNET, PICTURES, ExitRule.never(3), stages=2)[0].logits.argmax(1)
+    dataset = Dataset("pictures", PICTURES, labels, tuple(map(str, range(10))), "test", "made here")
+    table = measure_outcomes(network, manifest.cost, dataset)
+    profile = ServingProfile(EDGE_TIMES, CLOUD_TIMES, (0, 1, 2), 2, 1.0, 1.0, (3_200, 32_900, 16_500), 60, 130)
+    clock = Clock()
+    wire = Wire(nodes.cloud(ALEXNET), clock)
+    edge = nodes(wire, ALEXNET, cut=2, clock_s=clock)
+    candidates = Candidates.of(table, RULE, profile)
+    replanner = Replanner(candidates, profile, LINK, Adaptation(1.0, period_s=0.5, probe_after_s=5.0), clock())
+    edge.follow(replanner)
+    return edge, wire, clock
+
+
+async def served(edge, clock, requests):
+    """Answers to *requests* requests a second apart, and the plans they were served by."""
+    plans = []
+    for _ in range(requests):
+        clock.pass_ms(1_000)
+        answers = await edge.classify(PICTURES)
+        assert len(answers) == len(PICTURES)
+        plans.append(edge.plan)
+    return plans
+
+
+async def test_an_edge_leaves_a_link_that_becomes_slow_and_comes_back(following):
+    edge, wire, clock = following
+    before = await served(edge, clock, 5)
+    assert not before[-1].local_only
+    wire.network_ms = 4_000.0
+    assert (await served(edge, clock, 12))[-1].local_only
+    wire.network_ms = 20.0
+    after = await served(edge, clock, 40)
+    assert not after[-1].local_only
+    assert edge.served.rule == edge.plan.rule
+
+
+async def test_offloads_that_fail_or_wait_in_the_cloud_lead_away_from_it_too(following):
+    edge, wire, clock = following
+    wire.queue_ms = 3_000.0
+    assert (await served(edge, clock, 12))[-1].local_only
+    wire.queue_ms, wire.network_ms = 0.0, 2_000.0
+    wire.error = OffloadFailed(DeadlineExceeded("late"), 3_200)
+    plans = await served(edge, clock, 20)
+    assert np.mean([plan.local_only for plan in plans[5:]]) > 0.5
+
+
+async def test_a_rule_of_the_request_goes_by_the_plans_cut(following):
+    edge, wire, _ = following
+    answers = await edge.classify(PICTURES, rule=ExitRule.never(3))
+    check_answers(answers, *whole_answers(ALEXNET, PICTURES, ExitRule.never(3)))
+    assert wire.calls[-1][0] == edge.plan.cut
+
+
+def test_two_that_move_the_rule_are_one_too_many(loaded, nodes, following):
+    manifest, network = loaded(ALEXNET)
+    dataset = Dataset("pictures", PICTURES, np.zeros(12, np.int64), tuple(map(str, range(10))), "test", "made here")
+    reference = Reference.of(measure_outcomes(network, manifest.cost, dataset), manifest.rule)
+    edge = nodes(None, ALEXNET, cut=2, watcher=Watcher(reference, 2, 0.8))
+    with pytest.raises(InvalidInput, match="a watcher keeps"):
+        edge.follow(following[0]._replanner)
