@@ -21,7 +21,7 @@ from branchynet.decisions.timing import StageTimes
 from branchynet.engine import Array, Runner
 from branchynet.network import BranchyNet
 
-__all__ = ["NetworkCost", "StageCost", "count_macs", "count_macs_of", "measure_cost", "time_stages"]
+__all__ = ["NetworkCost", "StageCost", "count_macs", "count_macs_of", "measure_cost", "time_rounds", "time_stages"]
 
 # torch's counter knows the attention of other devices only.
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -111,10 +111,18 @@ def measure_cost(network: BranchyNet) -> NetworkCost:
 def time_stages(
     network: Runner, images: NDArray[np.uint8], batches: Sequence[int] = (1, 4, 16), repeats: int = 30
 ) -> StageTimes:
-    """Median time of each stage of the whole *network*, its exit and the rule's score included, on this machine.
+    """Median time of each stage of the whole *network* on this machine; arguments as for `time_rounds`."""
+    medians = np.median(time_rounds(network, images, batches, repeats), axis=0)
+    return StageTimes(tuple(batches), tuple(tuple(map(float, row)) for row in medians))
 
-    *images*: uint8 [N, C, H, W], N at least the largest of *batches*. The stages take turns, so that a slow moment of
-    the machine falls on all of them; threads are the engine's own setting.
+
+def time_rounds(
+    network: Runner, images: NDArray[np.uint8], batches: Sequence[int], repeats: int
+) -> NDArray[np.float64]:
+    """Milliseconds of each stage of the whole *network*, its exit and the rule's score included: [R, S, B].
+
+    *images*: uint8 [N, C, H, W], N at least the largest of the B *batches*. In each of R *repeats* the stages take
+    turns, so that a slow moment of the machine falls on all of them; threads are the engine's own setting.
     """
     never = ExitRule.never(network.exits)
     inputs: list[list[Array]] = [[images[:size].copy()] for size in batches]
@@ -129,8 +137,7 @@ def time_stages(
                 network.resume(row[stage], stage, stage + 1, never)
                 if repeat >= 0:
                     spent[repeat, stage, column] = 1e3 * (time.perf_counter() - started_s)
-    medians = np.median(spent, axis=0)
-    return StageTimes(tuple(batches), tuple(tuple(map(float, row)) for row in medians))
+    return spent
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:

@@ -36,7 +36,7 @@ MsOption = Annotated[
 ]
 StageMsOption = Annotated[str | None, typer.Option(help="ms of each stage with its exit: 0.4,0.9,1.1.")]
 ProfileOption = Annotated[
-    Path | None, typer.Option(help="profile.json of `branchynet simulate`.", exists=True, dir_okay=False)
+    Path | None, typer.Option(help="profile.json of `branchynet profile` or `simulate`.", exists=True, dir_okay=False)
 ]
 UplinkOption = Annotated[
     float | None, typer.Option(help="With --profile: split at the artifact's cut. Without: all of it runs on the edge.")

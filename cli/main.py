@@ -8,7 +8,21 @@ import typer
 
 import branchynet
 from branchynet.errors import BranchyNetError
-from cli import calibrate, classify, demo, drift, evaluate, fleet, models, nodes, reference, simulate, train
+from cli import (
+    calibrate,
+    classify,
+    demo,
+    drift,
+    evaluate,
+    fleet,
+    models,
+    nodes,
+    plan,
+    profile,
+    reference,
+    simulate,
+    train,
+)
 
 __all__ = ["app", "main"]
 
@@ -41,6 +55,8 @@ nodes.register(app)
 app.command("evaluate")(evaluate.evaluate)
 app.command("models")(models.models)
 app.command("calibrate")(calibrate.calibrate)
+app.command("profile")(profile.profile)
+app.command("plan")(plan.plan)
 app.command("drift")(drift.drift)
 app.command("reference")(reference.reference)
 app.command("train")(train.train)

@@ -15,7 +15,7 @@ exit for all samples, and SPINN (Laskaridis et al. 2020) an exit for each, by th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -26,7 +26,7 @@ from branchynet.decisions.calibration import MAX_RULES, distinct_thresholds
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.lines import Axis, grid
 from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.plans import Plan, plain_codec
+from branchynet.decisions.plans import Plan, plain_codec, route
 from branchynet.decisions.timing import ServingProfile
 from branchynet.errors import InvalidInput
 
@@ -107,6 +107,32 @@ class Candidates:
         thresholds, shares, accuracy = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         way_of = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
         return cls(tuple(tables), way_of, thresholds, shares, accuracy, exit_stages, held)
+
+    @classmethod
+    def given(
+        cls,
+        plans: Sequence[Plan],
+        table: OutcomeTable,
+        profile: ServingProfile,
+        coded: Mapping[tuple[int, str], OutcomeTable] = NOTHING_CODED,
+    ) -> Candidates:
+        """These very *plans*, good or not, each a way of its own; the rest as for `of`. Raises what `route` raises."""
+        shares, accuracy = [], []
+        for plan in plans:
+            outcomes = coded.get((plan.cut, plan.codec), table)
+            exits = route(plan, outcomes, profile.exit_stages, profile.held).exits
+            shares.append(np.bincount(exits, minlength=table.exits) / len(exits))
+            accuracy.append(outcomes.correct[exits, np.arange(len(exits))].mean())
+        thresholds = np.array([plan.rule.thresholds for plan in plans], dtype=np.float64)
+        return cls(
+            tuple(plans),
+            np.arange(len(plans)),
+            thresholds,
+            np.array(shares),
+            np.array(accuracy),
+            profile.exit_stages,
+            profile.held,
+        )
 
     def __len__(self) -> int:
         return len(self.way)

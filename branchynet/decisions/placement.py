@@ -8,7 +8,7 @@ sample is looked at again. Nobody waits behind anybody here; what the cloud's ot
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 import numpy as np
@@ -18,7 +18,17 @@ from branchynet.decisions.candidates import Candidates, undominated
 from branchynet.decisions.timing import Link, ServingProfile
 from branchynet.errors import InvalidInput
 
-__all__ = ["MEASURES", "Constraints", "EnergyModel", "Measures", "best", "evaluate", "pareto"]
+__all__ = [
+    "MEASURES",
+    "Constraints",
+    "EnergyModel",
+    "Measures",
+    "best",
+    "best_of_each_way",
+    "binding",
+    "evaluate",
+    "pareto",
+]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -65,6 +75,10 @@ class Constraints:
         """The measures that are limited, each with its limit."""
         limits = [(field.name[len("max_") :], getattr(self, field.name)) for field in fields(self)]
         return [(name, limit) for name, limit in limits if limit is not None]
+
+    def without(self, name: str) -> Constraints:
+        """The same but for the limit of the measure *name*."""
+        return replace(self, **{field.name: None for field in fields(self) if field.name[len("max_") :] == name})
 
 
 @dataclass(frozen=True)
@@ -153,14 +167,33 @@ def best(measures: Measures, objective: str = "mean_ms", constraints: Constraint
     Of equals: fewer bytes, then the lower mean, the higher accuracy, the deeper exit to answer without the cloud, and
     the one that comes first. Raises `InvalidInput`, with the nearest values there are, if none keeps to them.
     """
-    asked = (constraints or Constraints()).asked()
-    kept = np.array([_keeps(measures, name, limit) for name, limit in asked], dtype=np.bool_)
-    kept = kept.reshape(len(asked), len(measures.candidates))
-    rows = np.flatnonzero(kept.all(axis=0))
-    if not len(rows):
-        raise InvalidInput(_nearest(measures, asked, kept))
+    rows = _rows_within(measures, constraints or Constraints())
     losses = measures.losses(objective)[rows]
     return int(_preferred_first(measures, rows[losses == losses.min()])[0])
+
+
+def best_of_each_way(
+    measures: Measures, objective: str = "mean_ms", constraints: Constraints | None = None
+) -> Integers:
+    """For each way that has a plan within *constraints* the `best` one of its plans: int64 [K], the best of all first.
+
+    Raises `InvalidInput` as `best` does.
+    """
+    rows = _preferred_first(measures, _rows_within(measures, constraints or Constraints()))
+    rows = rows[np.argsort(measures.losses(objective)[rows], kind="stable")]
+    _, first = np.unique(measures.candidates.way[rows], return_index=True)
+    return rows[np.sort(first)]
+
+
+def binding(measures: Measures, objective: str, constraints: Constraints) -> dict[str, int]:
+    """The measures whose limit costs something: each with the plan that would be `best` without that limit alone.
+
+    Raises `InvalidInput` as `best` does.
+    """
+    losses = measures.losses(objective)
+    least = losses[best(measures, objective, constraints)]
+    relaxed = {name: best(measures, objective, constraints.without(name)) for name, _ in constraints.asked()}
+    return {name: plan for name, plan in relaxed.items() if losses[plan] < least}
 
 
 def pareto(measures: Measures, names: tuple[str, ...] = ("accuracy", "mean_ms")) -> Integers:
@@ -172,6 +205,17 @@ def pareto(measures: Measures, names: tuple[str, ...] = ("accuracy", "mean_ms"))
         raise InvalidInput(f"a frontier needs measures; give some of {', '.join(MEASURES)}")
     rows = _preferred_first(measures, np.arange(len(measures.candidates)))
     return rows[undominated(np.column_stack([measures.losses(name)[rows] for name in names]))]
+
+
+def _rows_within(measures: Measures, constraints: Constraints) -> Integers:
+    """The candidates that keep to *constraints*, ascending; `InvalidInput` if none does."""
+    asked = constraints.asked()
+    kept = np.array([_keeps(measures, name, limit) for name, limit in asked], dtype=np.bool_)
+    kept = kept.reshape(len(asked), len(measures.candidates))
+    rows = np.flatnonzero(kept.all(axis=0))
+    if not len(rows):
+        raise InvalidInput(_nearest(measures, asked, kept))
+    return rows
 
 
 def _preferred_first(measures: Measures, rows: Integers) -> Integers:

@@ -151,6 +151,18 @@ class ServingProfile:
         if len({*named, *self._plain}) < len(named) + stages or not {cut for cut, _ in named} <= set(range(stages)):
             raise InvalidInput(f"codecs are {named}; each must be for a cut of 0 to {stages - 1}, once, and not plain")
 
+    def slower(self, edge: float = 1.0, cloud: float = 1.0) -> ServingProfile:
+        """Devices that take *edge* and *cloud* times as long for stages and coding; `InvalidInput` unless above 0.
+
+        What a request and an offload take beside that stays, as it does in simulations.
+        """
+        if not (0 < edge < math.inf and 0 < cloud < math.inf):
+            raise InvalidInput(f"the edge is {edge} and the cloud {cloud} times as slow; both must be above 0")
+        codecs = tuple(
+            replace(cost, encode_ms=edge * cost.encode_ms, decode_ms=cloud * cost.decode_ms) for cost in self.codecs
+        )
+        return replace(self, edge=self.edge.slower(edge), cloud=self.cloud.slower(cloud), codecs=codecs)
+
     def ms_by_exit(self, cut: int, uplink_mbps: float, rtt_ms: float) -> Floats:
         """Time of a sample that leaves at each exit, plainly coded, with nobody else in its way: float64 [E].
 

@@ -5,14 +5,14 @@ Every map is encoded alone, as an edge with one camera sends it; the network goe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs import Codec, FixedRanges, Payload, check_cut, named_codec
+from branchynet.codecs import Codec, FixedRanges, Payload, named_codec
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.engine import Array, Runner
@@ -20,7 +20,19 @@ from branchynet.manifest import Manifest
 from branchynet.training.datasets import Dataset
 from branchynet.training.timings import time_in_turn
 
-__all__ = ["FOR_IMAGES", "FOR_MAPS", "CodecFigures", "calibrated_ranges", "study_codecs"]
+__all__ = [
+    "FOR_IMAGES",
+    "FOR_MAPS",
+    "FOR_PLANS",
+    "CodecFigures",
+    "CodedOutcomes",
+    "calibrated_ranges",
+    "codecs_at",
+    "maps_at",
+    "outcomes_through",
+    "study_codecs",
+    "times_us",
+]
 
 FOR_IMAGES = ("raw", "raw+zstd", "png", "webp", "jpeg-90", "jpeg-75", "webp-80")
 FOR_MAPS = (
@@ -38,6 +50,11 @@ FOR_MAPS = (
     "uint4+mask+zstd",
     "uint8-calibrated+zstd",
     "uint4-calibrated+zstd",
+)
+# Of each kind one that is worth its time; what a plan chooses among unless told otherwise.
+FOR_PLANS = (
+    *("raw+zstd", "webp", "webp-80", "jpeg-75"),
+    *("fp16+mask+zstd", "uint8+zstd", "uint8-calibrated+zstd", "uint4+zstd", "uint4-calibrated+zstd"),
 )
 CALIBRATION_IMAGES = 1_000
 BATCH = 250
@@ -71,6 +88,18 @@ class CodecFigures:
         return self.payload_bytes * self.offloaded
 
 
+@dataclass(frozen=True, eq=False)
+class CodedOutcomes:
+    """What becomes of N samples when *codec* is at a cut.
+
+    *payload_bytes*: int64 [N]. *table*: their outcomes, with everything behind the cut reckoned from the decoded map.
+    """
+
+    codec: Codec
+    payload_bytes: NDArray[np.int64]
+    table: OutcomeTable
+
+
 def study_codecs(
     manifest: Manifest,
     network: Runner,
@@ -83,7 +112,7 @@ def study_codecs(
     *on_image* is told how many images the cut has done. Calibrated codecs are left out where *manifest* has no ranges.
     """
     for cut in range(network.total_stages):
-        codecs = list(_codecs_at(manifest, cut))
+        codecs = codecs_at(manifest, cut, FOR_MAPS if cut else FOR_IMAGES)
         yield _study_cut(network, manifest.rule, table, dataset, cut, codecs, on_image)
 
 
@@ -98,12 +127,43 @@ def calibrated_ranges(network: Runner, dataset: Dataset) -> dict[int, FixedRange
     return ranges
 
 
-def _codecs_at(manifest: Manifest, cut: int) -> Iterator[Codec]:
-    for name in FOR_MAPS if cut else FOR_IMAGES:
-        if "calibrated" not in name or cut in manifest.codec_ranges:
-            codec = named_codec(name, manifest.codec_ranges.get(cut))
-            check_cut(codec, cut)
-            yield codec
+def codecs_at(manifest: Manifest, cut: int, names: Iterable[str]) -> list[Codec]:
+    """Those of *names* that carry what there is at *cut*; calibrated ones only where *manifest* has ranges.
+
+    Raises `InvalidInput` for a name that is no codec.
+    """
+    ranges = manifest.codec_ranges.get(cut)
+    codecs = [named_codec(name, ranges) for name in names if ranges is not None or "calibrated" not in name]
+    return [codec for codec in codecs if (codec.dtype == "uint8") == (cut == 0)]
+
+
+def outcomes_through(
+    network: Runner,
+    table: OutcomeTable,
+    dataset: Dataset,
+    cut: int,
+    codecs: Sequence[Codec],
+    on_image: Callable[[int], None] = lambda _: None,
+) -> list[CodedOutcomes]:
+    """What each of *codecs* at *cut* makes of *dataset*; *table* holds the outcomes without any.
+
+    *on_image* is told how many images are done.
+    """
+    before = network.exits_before(cut)
+    sizes = np.zeros((len(codecs), len(dataset)), dtype=np.int64)
+    logits = [table.logits.copy() for _ in codecs]
+    for start in range(0, len(dataset), BATCH):
+        maps = maps_at(network, dataset.images[start : start + BATCH], cut)
+        rows = slice(start, start + len(maps))
+        for index, codec in enumerate(codecs):
+            payloads = [codec.encode(sample[None]) for sample in maps]
+            sizes[index, rows] = [len(payload.data) for payload in payloads]
+            decoded = [codec.decode(payload, maps.shape[1:], 1) for payload in payloads]
+            logits[index][before:, rows] = _logits_from(network, np.concatenate(decoded), cut)
+        on_image(start + len(maps))
+    return [
+        CodedOutcomes(codec, sizes[index], replace(table, logits=logits[index])) for index, codec in enumerate(codecs)
+    ]
 
 
 def _study_cut(
@@ -115,37 +175,27 @@ def _study_cut(
     codecs: Sequence[Codec],
     on_image: Callable[[int], None],
 ) -> list[CodecFigures]:
-    before = network.exits_before(cut)
-    sizes = np.zeros((len(codecs), len(dataset)))
-    logits = [table.logits.copy() for _ in codecs]
-    for start in range(0, len(dataset), BATCH):
-        maps = _maps_at(network, dataset.images[start : start + BATCH], cut)
-        rows = slice(start, start + len(maps))
-        for index, codec in enumerate(codecs):
-            payloads = [codec.encode(sample[None]) for sample in maps]
-            sizes[index, rows] = [len(payload.data) for payload in payloads]
-            decoded = [codec.decode(payload, maps.shape[1:], 1) for payload in payloads]
-            logits[index][before:, rows] = _logits_from(network, np.concatenate(decoded), cut)
-        on_image(start + len(maps))
-    offloads = table.exit_of(rule) >= before
-    times = _times_us(codecs, _maps_at(network, dataset.images[:TIMED_IMAGES], cut))
+    coded = outcomes_through(network, table, dataset, cut, codecs, on_image)
+    offloads = table.exit_of(rule) >= network.exits_before(cut)
+    times = times_us(codecs, maps_at(network, dataset.images[:TIMED_IMAGES], cut))
     return [
         CodecFigures(
             cut,
-            codec.name,
-            float(sizes[index][offloads].mean()) if offloads.any() else 0.0,
+            through.codec.name,
+            float(through.payload_bytes[offloads].mean()) if offloads.any() else 0.0,
             float(offloads.mean()),
-            (seen := replace(table, logits=logits[index])).apply(rule).accuracy,
-            float(seen.correct[-1].mean()),
-            times[f"{codec.name}/encode"],
-            times[f"{codec.name}/decode"],
+            through.table.apply(rule).accuracy,
+            float(through.table.correct[-1].mean()),
+            times[f"{through.codec.name}/encode"],
+            times[f"{through.codec.name}/decode"],
             times["copy"],
         )
-        for index, codec in enumerate(codecs)
+        for through in coded
     ]
 
 
-def _maps_at(network: Runner, images: Array, cut: int) -> Array:
+def maps_at(network: Runner, images: Array, cut: int) -> Array:
+    """What there is at *cut* of *images*, uint8 [B, C, H, W]: themselves at cut 0, else float32 [B, …]."""
     x = images
     for index in range(cut):
         x, _ = network.run(index, x)
@@ -162,14 +212,14 @@ def _logits_from(network: Runner, x: Array, cut: int) -> NDArray[np.float32]:
     return np.stack(scored)
 
 
-def _times_us(codecs: Sequence[Codec], maps: Array) -> dict[str, float]:
-    """Median microseconds of encoding and decoding one of *maps* by each codec, and of copying it, taken in turn."""
+def times_us(codecs: Sequence[Codec], maps: Array, passes: int = TIMED_PASSES) -> dict[str, float]:
+    """Median microseconds of CODEC/encode and CODEC/decode for one of *maps*, and of a `copy` of it, taken in turn."""
     contenders: dict[str, Callable[[int], object]] = {"copy": lambda i: maps[i : i + 1].copy()}
     for codec in codecs:
         payloads = [codec.encode(sample[None]) for sample in maps]
         contenders[f"{codec.name}/encode"] = partial(_encode_one, codec, maps)
         contenders[f"{codec.name}/decode"] = partial(_decode_one, codec, payloads)
-    timed = time_in_turn({"numpy": contenders}, len(maps), TIMED_PASSES).medians()["numpy"]
+    timed = time_in_turn({"numpy": contenders}, len(maps), passes).medians()["numpy"]
     return {name: 1e3 * ms for name, ms in timed.items()}
 
 

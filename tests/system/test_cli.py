@@ -95,7 +95,7 @@ def edge() -> Iterator[str]:
 def test_help_lists_every_command(command: Command) -> None:
     ended = command("--help")
     assert ended.code == 0
-    for name in ("demo", "classify", "edge", "cloud", "evaluate", "calibrate", "train"):
+    for name in ("demo", "classify", "edge", "cloud", "evaluate", "profile", "plan", "calibrate", "train"):
         assert f"│ {name} " in ended.out
         assert command(name, "--help").code == 0
 

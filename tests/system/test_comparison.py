@@ -22,7 +22,6 @@ def measured(sample, tmp_path_factory):
     steps = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("orchestrator.measuring.REQUESTS", 40)  # no figure of this file depends on how many
-        patch.setattr("orchestrator.measuring.WARM_UP", 10)
         found = asyncio.run(measure("lenet-fashion", sample, tmp_path_factory.mktemp("logs"), on_step=steps.append))
     assert steps == list(STEPS)
     return found
@@ -33,8 +32,8 @@ def test_a_profile_says_what_the_nodes_took(measured):
     assert measured.own_plan.cut == profile.held == 1
     assert profile.exit_stages == (0, 1)
     # A raw picture is 784 bytes, the map at cut 1 is 1,125 floats; a message adds its names, hash and rule.
-    assert profile.message_bytes[0] in range(784 + 64, 784 + 128)
-    assert profile.message_bytes[1] in range(4_500 + 64, 4_500 + 128)
+    assert profile.message_bytes[0] in range(784 + 32, 784 + 128)
+    assert profile.message_bytes[1] in range(4_500 + 32, 4_500 + 128)
     assert 9 < profile.framing_bytes < 500
     assert 40 < profile.reply_bytes < 1_000
     assert min(ms for device in (profile.edge, profile.cloud) for row in device.ms for ms in row) > 0

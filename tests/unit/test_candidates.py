@@ -147,3 +147,25 @@ def test_what_cannot_be_planned_is_refused(changed, message):
     given_values = {"table": TABLE, "rule": NEVER, "profile": PROFILE, **changed}
     with pytest.raises(InvalidInput, match=message):
         Candidates.of(**given_values)
+
+
+@given(scenes())
+@some
+def test_a_plan_that_is_given_is_judged_as_one_that_was_found(scene):
+    found = scene.candidates()
+    plans = [found.plan(index) for index in range(len(found))]
+    as_given = Candidates.given(plans, scene.table, scene.profile, scene.coded)
+    assert [as_given.plan(index) for index in range(len(plans))] == plans
+    assert as_given.shares == pytest.approx(found.shares)
+    assert as_given.accuracy == pytest.approx(found.accuracy)
+    measured, known = scene.measures(as_given), scene.measures(found)
+    for name in ("mean_ms", "tail_ms", "uplink_bytes", "joules"):
+        assert measured.values(name) == pytest.approx(known.values(name))
+
+
+def test_a_plan_that_is_given_may_be_a_bad_one():
+    bad = Candidates.given([Plan(1, NEVER), Plan(4, NEVER)], TABLE, replace(PROFILE, held=4))
+    assert bad.shares.tolist() == [[0, 0, 1], [0, 0, 1]]
+    assert bad.accuracy.tolist() == pytest.approx([TABLE.correct[-1].mean()] * 2)
+    with pytest.raises(InvalidInput, match="held is 3"):
+        Candidates.given([Plan(4, NEVER)], TABLE, PROFILE)

@@ -8,8 +8,16 @@ from network_examples import LENET, mixing_rule, pictures, random_network, save_
 
 from branchynet.codecs import FixedRanges, named_codec
 from branchynet.decisions.outcomes import OutcomeTable
+from branchynet.errors import InvalidInput
 from branchynet.models import Architecture
-from branchynet.training.codec_study import FOR_IMAGES, FOR_MAPS, calibrated_ranges, study_codecs
+from branchynet.training.codec_study import (
+    FOR_IMAGES,
+    FOR_MAPS,
+    calibrated_ranges,
+    codecs_at,
+    outcomes_through,
+    study_codecs,
+)
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes
 
@@ -91,3 +99,24 @@ def test_ranges_are_those_of_the_maps_at_each_cut():
         x, _ = network.run(cut - 1, x)
         assert ranges[cut] == FixedRanges.calibrated(x)
     assert set(ranges) == {1, 2}
+
+
+def test_names_give_the_codecs_for_what_there_is_at_the_cut(studied):
+    manifest = studied[0]
+    names = ["webp", "uint8", "uint4-calibrated"]
+    assert [codec.name for codec in codecs_at(manifest, 0, names)] == ["webp"]
+    assert [codec.name for codec in codecs_at(manifest, 1, names)] == ["uint8", "uint4-calibrated"]
+    without = dataclasses.replace(manifest, codec_ranges={})
+    assert [codec.name for codec in codecs_at(without, 1, names)] == ["uint8"]
+    with pytest.raises(InvalidInput, match="'uint3'"):
+        codecs_at(manifest, 1, ["uint3"])
+
+
+def test_exits_before_a_cut_say_what_they_said(studied):
+    manifest, table, _, _ = studied
+    codecs = codecs_at(manifest, 1, ["uint4", "fp32+zstd"])
+    lossy, lossless = outcomes_through(random_network(), table, DATA, 1, codecs)
+    assert np.array_equal(lossy.table.logits[0], table.logits[0])
+    assert not np.array_equal(lossy.table.logits[1], table.logits[1])
+    assert np.array_equal(lossless.table.logits, table.logits)
+    assert lossy.payload_bytes.shape == (len(DATA),)

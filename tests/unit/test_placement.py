@@ -14,7 +14,16 @@ from test_candidates import NEVER, PROFILE, TABLE
 
 from branchynet.decisions.candidates import Candidates
 from branchynet.decisions.exits import Criterion
-from branchynet.decisions.placement import MEASURES, Constraints, EnergyModel, best, evaluate, pareto
+from branchynet.decisions.placement import (
+    MEASURES,
+    Constraints,
+    EnergyModel,
+    best,
+    best_of_each_way,
+    binding,
+    evaluate,
+    pareto,
+)
 from branchynet.decisions.plans import Plan, plain_codec
 from branchynet.decisions.timing import Link
 from branchynet.errors import InvalidInput
@@ -235,3 +244,40 @@ def test_a_codec_that_the_profile_does_not_know_is_refused():
     found = Candidates.of(TABLE, Criterion.ENTROPY, PROFILE, {(1, "uint4"): TABLE})
     with pytest.raises(InvalidInput, match=r"no codec 'uint4' was measured at cut 1; \['fp32', 'uint8'\] are known"):
         evaluate(found, PROFILE, Link(2.0))
+
+
+@given(scenes(), st.sampled_from(MEASURES), st.floats(0, 1))
+@some
+def test_each_way_gives_its_best_and_the_best_of_all_comes_first(scene, objective, floor):
+    found = scene.candidates()
+    measures = scene.measures(found)
+    limits = Constraints(min_accuracy=floor * measures.accuracy.max())
+    ranked = best_of_each_way(measures, objective, limits)
+    assert ranked[0] == best(measures, objective, limits)
+    assert (np.diff(measures.losses(objective)[ranked]) >= 0).all()
+    good = measures.accuracy >= limits.min_accuracy
+    assert sorted(found.way[ranked]) == sorted(set(found.way[good]))
+    for index in ranked:
+        rivals = good & (found.way == found.way[index])
+        assert measures.losses(objective)[index] == measures.losses(objective)[rivals].min()
+
+
+@given(scenes(), st.data())
+@some
+def test_a_limit_binds_if_lifting_it_alone_gives_a_better_plan(scene, data):
+    measures = scene.measures(scene.candidates())
+    model = int(data.draw(st.integers(0, len(measures.candidates) - 1)))
+    values = row(measures, model)
+    limits = Constraints(values["accuracy"], values["mean_ms"], max_uplink_bytes=values["uplink_bytes"])
+    objective = data.draw(st.sampled_from(MEASURES))
+    least = measures.losses(objective)[best(measures, objective, limits)]
+    expected = {}
+    for name, field in (("accuracy", "min_accuracy"), ("mean_ms", "max_mean_ms"), ("uplink_bytes", "max_uplink_bytes")):
+        without = best(measures, objective, replace(limits, **{field: None}))
+        if measures.losses(objective)[without] < least:
+            expected[name] = without
+    assert binding(measures, objective, limits) == expected
+
+
+def test_nothing_binds_without_limits():
+    assert binding(MEASURED, "mean_ms", Constraints()) == {}

@@ -146,3 +146,21 @@ def test_codecs_of_no_cut_or_given_twice_are_refused(named):
 def test_a_codec_that_costs_less_than_nothing_is_refused(wrong):
     with pytest.raises(InvalidInput, match=next(iter(wrong))):
         replace(CODED.codecs[0], **wrong)
+
+
+def test_slower_devices_take_longer_for_stages_and_codecs_and_nothing_else():
+    slow = CODED.slower(edge=4.0, cloud=3.0)
+    assert slow.edge == CODED.edge.slower(4.0)
+    assert slow.cloud == CODED.cloud.slower(3.0)
+    for was, now in zip(CODED.codecs, slow.codecs, strict=True):
+        assert now == replace(was, encode_ms=4 * was.encode_ms, decode_ms=3 * was.decode_ms)
+    assert replace(slow, edge=CODED.edge, cloud=CODED.cloud, codecs=CODED.codecs) == CODED
+    assert CODED.slower() == CODED
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
+def test_a_slowdown_that_is_none_is_refused(factor):
+    with pytest.raises(InvalidInput, match=f"the edge is {factor}"):
+        CODED.slower(edge=factor)
+    with pytest.raises(InvalidInput, match=f"the cloud {factor}"):
+        CODED.slower(cloud=factor)
