@@ -53,7 +53,7 @@ def draw_map(
         for axis, ticks in ((axes.xaxis, (0.25, 1, 5, 25, 100, 1_000)), (axes.yaxis, (1, 5, 20, 50, 100, 300))):
             axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.set_ticks([], minor=True)
-        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+        figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
 
