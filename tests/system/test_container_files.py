@@ -77,7 +77,7 @@ def test_a_container_is_bounded_and_stops_in_order(name: str) -> None:
     assert service.get("restart") == (None if name == "client" else "unless-stopped")
 
 
-@pytest.mark.parametrize("name", NODES | LINKS)
+@pytest.mark.parametrize("name", sorted(NODES | LINKS))
 def test_a_health_check_needs_no_shell(name: str) -> None:
     test = SERVICES[name]["healthcheck"]["test"]
     assert test[:3] == ["CMD", "python", "-m"]
