@@ -17,7 +17,8 @@ compose-demo: ## The same in containers, while an edge and the cloud stop and st
 	@$(PYTHON) -m orchestrator.compose_demo
 
 test: $(VENV)/.dev ## The whole test suite
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 lint: $(VENV)/.dev ## Formatting, lint, types, import contracts, container files
 	$(BIN)/ruff format --check .

@@ -11,7 +11,6 @@ from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from branchynet.codecs import packing
 from branchynet.codecs.payload import Array, Payload, check_payload
@@ -112,6 +111,8 @@ class PictureCodec:
         return np.full((1,) * batch.ndim, 0.0 if self.lossless else np.inf)
 
     def _file(self, image: _Images) -> bytes:
+        from PIL import Image  # takes a while, and most programs that load codecs send no picture
+
         grey = image.shape[0] == 1
         picture = Image.fromarray(image[0] if grey else np.ascontiguousarray(image.transpose(1, 2, 0)))
         options: dict[str, object] = {} if self.quality is None else {"quality": self.quality}
@@ -122,6 +123,8 @@ class PictureCodec:
         return file.getvalue()
 
     def _pixels(self, file: bytes, shape: tuple[int, ...]) -> _Images:
+        from PIL import Image
+
         try:
             with Image.open(io.BytesIO(file), formats=[self.kind.upper()]) as picture:
                 if picture.size != (shape[2], shape[1]):

@@ -22,6 +22,8 @@ from simulations import extra
 from simulations.grid import parse_axes
 from simulations.sweep import Halves, Point, points_of
 
+pytestmark = pytest.mark.alone
+
 HALVES = Halves.of(measured())
 # What Ray's workers call themselves, at work and between two chunks.
 WORKERS = (["ray::run_points"], ["ray::IDLE"])

@@ -21,7 +21,7 @@ from branchynet.errors import Unavailable
 from branchynet.training.datasets import Dataset
 from orchestrator.compose_demo import NODES, find_compose
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(900)]
 
 BASE_IMAGE = "python:3.11-slim-bookworm"
 

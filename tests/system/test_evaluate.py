@@ -52,6 +52,7 @@ def untrained(folder: Path, architecture: Architecture, like: Manifest, dataset:
         rule=ExitRule.never(network.exits),
         files={},
         results={},
+        codec_ranges={},
     )
     final = f"stages.{network.total_stages - 1}.head."
     weights = network.state_dict().items()

@@ -27,7 +27,7 @@ from simulations.workload import requests_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "scenarios"
 # Each host is a process that imports torch first; several of them at once take their time on a busy machine.
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 SMALL = """
 edges = 3
 clouds = 2

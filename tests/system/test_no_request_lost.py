@@ -17,6 +17,8 @@ from orchestrator.local import LocalTopology, Topology
 from orchestrator.steady import Expected, Load, Tally, crash_and_restart, expect, run_steady
 from simulations.link_proxy import LinkProxy
 
+pytestmark = pytest.mark.alone
+
 IMAGES = 60
 
 

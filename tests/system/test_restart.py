@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import psutil
+import pytest
 from running_nodes import eventually, in_process
 
 from branchynet.client import AsyncClient
@@ -13,6 +14,8 @@ from branchynet.prediction import Place, Policy, Prediction
 from branchynet.training.datasets import Dataset
 from orchestrator.load import run_load
 from orchestrator.local import LocalTopology, Topology
+
+pytestmark = pytest.mark.alone
 
 ROUND = 40
 IN_FLIGHT = 1

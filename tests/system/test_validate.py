@@ -14,6 +14,8 @@ from branchynet.errors import InvalidInput
 from cli.main import app
 from orchestrator.measuring import write_profile
 
+pytestmark = pytest.mark.alone
+
 # Of lenet-fashion at cut 0 and 1, as test_comparison.py measures them.
 MESSAGE_BYTES = (837, 4_534)
 

@@ -30,6 +30,8 @@ OTHER = {
     "offload_timeout_ms": (99.5, "99.5"),
     "reserve_ms": (0.0, "0"),
     "keep_exit_share": (0.8, "0.8"),
+    "codec": ("uint8+zstd", "uint8+zstd"),
+    "image_codec": ("png", "png"),
     "first_stage": (1, "1"),
 }
 CASES = [(kind, name) for kind in KINDS for name in kind.model_fields if name != "config"]
