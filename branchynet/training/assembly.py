@@ -141,7 +141,7 @@ def assemble(
     manifest = replace(manifest, codec_ranges=calibrated_ranges(network, calibration))
     table = measure_outcomes(network, manifest.cost, calibration)
     floor = min(trunk_accuracy(baseline, calibration), float(table.correct[-1].mean())) - recipe.max_drop
-    chosen = select(frontier(table, Criterion.ENTROPY), floor)
+    chosen = select(frontier(table, recipe.criterion), floor)
     results = {"calibration": _result_json(chosen)}
     if test is not None:
         results["test"] = _test_results(manifest, network, baseline, chosen.rule, test)

@@ -96,5 +96,5 @@ def _load(path: Path) -> tuple[dict[str, Any], Checkpoint]:
 
 def _described(recipe: Recipe, phase: str) -> dict[str, Any]:
     """What decides the phase's outcome; thresholds are chosen after all of them."""
-    left_out = ("max_drop", *{"trunk": JOINT_ONLY, "baseline": BRANCHES_ONLY}.get(phase, ()))
+    left_out = ("max_drop", "criterion", *{"trunk": JOINT_ONLY, "baseline": BRANCHES_ONLY}.get(phase, ()))
     return {key: value for key, value in recipe.to_json().items() if key not in left_out}

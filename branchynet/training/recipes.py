@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import Architecture
 
@@ -51,6 +52,7 @@ class Recipe:
 
     *exit_weights*: weight of each exit's loss in the joint phase, the final exit last (BranchyNet, section III-A).
     *distillation*: weight of the divergence from the final exit's probabilities to each branch's.
+    *criterion*: by which the artifact's exit rule judges confidence.
     *max_drop*: accuracy 0..1 that the artifact's exit rule may lose against the plain trunk on held-out images.
     *calibration_images*: how many training images are held out for thresholds, never trained on.
     *trunk_epochs* 0: all exits are trained together from fresh weights.
@@ -84,6 +86,7 @@ class Recipe:
     baseline: Baseline = "trained-on"
     frozen: bool = False
     branch_epochs: int = 0
+    criterion: Criterion = Criterion.ENTROPY
     max_drop: float = MAX_DROP
     calibration_images: int = 5_000
     seed: int = 0
@@ -104,6 +107,8 @@ class Recipe:
             raise InvalidInput(f"trunk_side is {self.trunk_side}; it must not be negative")
         if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
             raise InvalidInput(f"learning_rate is {self.learning_rate}; it must be positive")
+        if self.criterion not in LOGIT_CRITERIA:
+            raise InvalidInput(f"criterion is {self.criterion!r}; it must be one of {', '.join(LOGIT_CRITERIA)}")
         for name, legal in _LEGAL.items():
             if getattr(self, name) not in get_args(legal):
                 raise InvalidInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(legal))}")
@@ -217,6 +222,7 @@ _MODERN_CIFAR = Recipe(
     distillation=0.5,
     averaging=0.998,
     precision="bf16",
+    criterion=Criterion.MARGIN,
 )
 
 RECIPES: dict[str, Recipe] = {

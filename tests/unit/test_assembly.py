@@ -80,6 +80,13 @@ def test_the_rule_comes_from_the_calibration_images_alone(assembled, straight):
     assert chosen.accuracy >= min(plain, final) - TINY.max_drop
 
 
+def test_the_rule_judges_by_the_recipes_criterion(straight, tmp_path):
+    recipe = dataclasses.replace(TINY, criterion=Criterion.MARGIN)
+    manifest = assemble("tiny", tmp_path, recipe, straight[0], CALIBRATION, None, "command")
+    assert manifest.rule.criterion is Criterion.MARGIN
+    assert artifact.read_manifest(tmp_path).training["recipe"]["criterion"] == "margin"
+
+
 def test_recorded_test_results_are_found_again_by_whoever_loads_the_artifact(assembled):
     manifest, folder = assembled
     recorded = manifest.results["test"]

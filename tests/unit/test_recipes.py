@@ -70,6 +70,19 @@ def test_a_number_out_of_its_range_is_refused(field, value):
         dataclasses.replace(SMALL, **{field: value})
 
 
+@pytest.mark.parametrize("criterion", ["luck", "gate", "patience"])
+def test_a_criterion_that_is_no_function_of_logits_alone_is_refused(criterion):
+    with pytest.raises(InvalidInput, match=rf"criterion is '{criterion}'.*entropy"):
+        dataclasses.replace(SMALL, criterion=criterion)
+
+
+def test_branches_have_epochs_of_their_own_on_a_frozen_trunk_only():
+    with pytest.raises(InvalidInput, match="branch_epochs is 3"):
+        dataclasses.replace(SMALL, branch_epochs=3)
+    frozen = dataclasses.replace(SMALL, frozen=True, branch_epochs=3)
+    assert [frozen.epochs_of(phase) for phase in ("trunk", "joint", "baseline")] == [1, 3, 1]
+
+
 def test_a_trunk_that_is_not_trained_cannot_be_the_baseline():
     with pytest.raises(InvalidInput, match="trunk_epochs is 0"):
         dataclasses.replace(SMALL, trunk_epochs=0, baseline="trunk")
