@@ -50,8 +50,7 @@ def codec_tables(name: str, measuring: Measuring, *, sample: bool) -> dict[str, 
 
         for figures in study_codecs(manifest, network, table, dataset, on_image):
             done += len(dataset)
-            framing = _framing_bytes(manifest, network, figures[0])
-            rows += [_as_json(row, raw_bytes, framing, plain) for row in figures]
+            rows += [_as_json(row, raw_bytes, _message_bytes(manifest, network, row), plain) for row in figures]
             _print_cut(rows[-len(figures) :])
     return {
         "artifact": manifest.name,
@@ -62,26 +61,23 @@ def codec_tables(name: str, measuring: Measuring, *, sample: bool) -> dict[str, 
     }
 
 
-def _framing_bytes(manifest: Manifest, network: Runner, figures: CodecFigures) -> int:
-    """What an offload's message holds beside the payload: hash, cut, rule, codec, shape."""
-    from branchynet.codecs import Payload
-    from edge_node.offload import resume_request
+def _message_bytes(manifest: Manifest, network: Runner, row: CodecFigures) -> float:
+    from branchynet.decisions.timing import CodecCost
+    from orchestrator.measuring import codec_cost
 
-    rule = None if network.is_decided(figures.cut) else manifest.rule
-    payload = Payload(figures.codec, 1, (1, *manifest.cut_shapes[figures.cut]), bytes(1_000))
-    return resume_request(manifest.content_hash, figures.cut, payload, rule).ByteSize() - 1_000
+    return codec_cost(manifest, network, CodecCost(row.cut, row.codec, row.payload_bytes, 0.0, 0.0)).message_bytes
 
 
-def _as_json(row: CodecFigures, raw_bytes: int, framing: int, plain: float) -> dict[str, Any]:
+def _as_json(row: CodecFigures, raw_bytes: int, message_bytes: float, plain: float) -> dict[str, Any]:
     return {
         "cut": row.cut,
         "codec": row.codec,
         "payload_bytes": round(row.payload_bytes, 1),
-        "message_bytes": round(row.payload_bytes + framing, 1),
+        "message_bytes": round(message_bytes, 1),
         "offloaded": round(row.offloaded, 6),
-        "mean_uplink_bytes": round((row.payload_bytes + framing) * row.offloaded, 1),
+        "mean_uplink_bytes": round(message_bytes * row.offloaded, 1),
         "of_raw": round(row.payload_bytes / raw_bytes, 4),
-        "mean_of_raw": round((row.payload_bytes + framing) * row.offloaded / raw_bytes, 4),
+        "mean_of_raw": round(message_bytes * row.offloaded / raw_bytes, 4),
         "accuracy": round(row.accuracy, 6),
         "accuracy_change": round(row.accuracy - plain, 6),
         "final_accuracy": round(row.final_accuracy, 6),

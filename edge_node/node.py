@@ -16,11 +16,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs import PLAIN, Codec, Payload, check_cut, named_codec
+from branchynet.codecs import Codec, Payload, check_cut, named_codec
 from branchynet.decisions.adaptation import Replanner
 from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import ExitRule, History
-from branchynet.decisions.plans import Plan
+from branchynet.decisions.plans import Plan, plain_codec
 from branchynet.engine import Array, Progress, Runner
 from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.manifest import Manifest
@@ -171,7 +171,7 @@ class EdgeNode:
             return _answers(done, rule)
         asked_s = self._clock_s()
         try:
-            coded = await self._encode(codec, progress.features)
+            coded = await self._encode(cut, codec, progress.features)
             done = Timed(progress, done.queue_ms + coded.queue_ms, done.compute_ms + coded.compute_ms)
             asked_s = self._clock_s()
             left_ms = remaining_ms - 1e3 * (asked_s - arrived_s)
@@ -213,8 +213,8 @@ class EdgeNode:
         if watcher.rule is not before:
             self.adopt(replace(self._plan, rule=watcher.rule))
 
-    async def _encode(self, codec: Codec, features: Array) -> Timed[Sendable]:
-        if codec.name in PLAIN:
+    async def _encode(self, cut: int, codec: Codec, features: Array) -> Timed[Sendable]:
+        if codec.name == plain_codec(cut):  # every cloud understands the tensor itself
             return Timed(features, 0.0, 0.0)
         return await self._worker.run(codec.encode, features)
 

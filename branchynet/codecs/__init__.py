@@ -21,10 +21,7 @@ from branchynet.codecs.pictures import FORMATS, PictureCodec, PictureFormat, Raw
 from branchynet.codecs.ranges import FixedRanges
 from branchynet.errors import InvalidInput
 
-__all__ = ["PLAIN", "Codec", "FixedRanges", "Payload", "check_cut", "named_codec"]
-
-# These change nothing: the tensor itself is sent, which every cloud understands.
-PLAIN = ("fp32", "raw")
+__all__ = ["Codec", "FixedRanges", "Payload", "check_cut", "named_codec"]
 
 _FEATURES = re.compile(rf"({'|'.join(VALUES)})(-calibrated)?(\+mask)?(\+zstd)?")
 _PICTURES = re.compile(rf"({'|'.join(FORMATS)})(?:-(\d{{1,3}}))?")

@@ -210,3 +210,20 @@ def test_mistakes_are_refused_with_their_value(mistake: str) -> None:
     result = CliRunner().invoke(app, ["evaluate", *arguments, *QUICK])
     assert isinstance(result.exception, BranchyNetError)
     assert words in str(result.exception)
+
+
+def test_codecs_are_tabled_with_their_messages_counted(data: Path, early: Path, tmp_path: Path) -> None:
+    written = tmp_path / "codecs.json"
+    printed = run("evaluate", early, "--codecs", "--data", data, "--json", written).output
+    figures = json.loads(written.read_text())
+    rows = {(row["cut"], row["codec"]): row for row in figures["codecs"]}
+    assert "cut 0: 100.0 % of the images" in printed
+    assert (figures["images"], figures["raw_bytes"]) == (200, 784)
+    assert rows[0, "raw"]["payload_bytes"] == 784
+    assert rows[1, "fp32"]["payload_bytes"] == 4_500
+    assert rows[1, "fp32"]["accuracy_change"] == rows[0, "webp"]["accuracy_change"] == 0
+    for row in rows.values():
+        assert 20 < row["message_bytes"] - row["payload_bytes"] < 120
+        assert row["mean_uplink_bytes"] == pytest.approx(row["message_bytes"] * row["offloaded"], abs=0.1)
+    heads = {name: rows[1, name]["message_bytes"] - rows[1, name]["payload_bytes"] for name in ("uint8", "uint8+zstd")}
+    assert heads["uint8+zstd"] - heads["uint8"] == pytest.approx(len("+zstd"), abs=0.2), "a name is part of the head"
