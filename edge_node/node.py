@@ -257,7 +257,8 @@ class EdgeNode:
         if timeout_ms <= 0:
             raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
         samples, now_s = len(progress.remaining), self._clock_s()
-        self._in_time.check(now_s, self._times.expected(now_s, _size(sent), cut, samples), timeout_ms)
+        if self._replanner is None or not self._replanner.trying:
+            self._in_time.check(now_s, self._times.expected(now_s, _size(sent), cut, samples), timeout_ms)
         # A rule that has nothing to decide any more would be a third of the message's head.
         needed = rule if rule.remembers or not self._network.is_decided(cut) else None
         answers = await self._uplink.resume(cut, sent, needed, timeout_ms, progress.history)

@@ -83,6 +83,11 @@ class Replanner:
         """What `decide` said last."""
         return self._plan
 
+    @property
+    def trying(self) -> bool:
+        """Whether the plan of now is a try: then offloads shall go out that are not expected back in time."""
+        return self._awaited > 0
+
     def link(self, now_s: float) -> LinkEstimate:
         """What is believed of the link."""
         return self.times.link(now_s)

@@ -19,7 +19,7 @@ from branchynet.errors import InvalidInput
 
 __all__ = ["STEP", "OperatingPoint", "operating_points", "point_for"]
 
-# Of accuracy, between two points: a tenth of a percentage point.
+# Of accuracy: a tenth of a percentage point, so that who asks for 0.905 gets the cheapest rule there is.
 STEP = 0.001
 # Sums of steps are not exact; no accuracy on a million images is as fine as this.
 SLACK = 1e-9
@@ -56,13 +56,15 @@ class OperatingPoint:
 
 
 def operating_points(front: Sequence[RuleResult], step: float = STEP) -> tuple[OperatingPoint, ...]:
-    """For the best accuracy on *front*, and every *step* below it, the cheapest rule that has it; cheapest first.
+    """For each multiple of *step* that accuracies on *front* span, the cheapest rule that has it; cheapest first.
 
+    The cheapest and the most accurate rule of all are there too.
     *front*: rules of which none beats another, as `frontier` gives them.
     """
     ascending = sorted(front, key=lambda result: result.accuracy)
     accuracies = np.array([result.accuracy for result in ascending])
-    levels = np.append(np.arange(accuracies[-1], accuracies[0], -step), accuracies[0])
+    steps = np.arange(math.ceil(accuracies[0] / step), math.floor(accuracies[-1] / step) + 1)
+    levels = np.concatenate([accuracies[[0, -1]], step * steps])
     kept = np.unique(np.searchsorted(accuracies, levels - SLACK))
     return tuple(
         OperatingPoint(ascending[row].rule.thresholds, round(ascending[row].accuracy, 6), round(ascending[row].cost, 1))
