@@ -26,6 +26,7 @@ class Event(StrEnum):
     CLOUD_LOST = "cloud does not answer; the edge answers alone"
     CLOUD_BACK = "cloud answers again"
     DRIFT = "scores are no longer those of calibration"
+    REPLANNED = "another plan suits link and cloud better"
     RETUNED = "thresholds moved to keep the exit share"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from branchynet.decisions.placement import EnergyModel
-    from branchynet.decisions.timing import ServingProfile
+    from branchynet.decisions.timing import Link, ServingProfile
     from branchynet.engine import Runner
     from branchynet.manifest import Manifest
     from branchynet.training.datasets import Dataset
@@ -61,6 +61,15 @@ ProfileOption = Annotated[
 PlotOption = Annotated[
     Path | None, typer.Option(help="Draw which plan wins over which link (.png, .svg).", dir_okay=False)
 ]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the plans that `branchynet edge --adapt` chooses from as its link changes.", dir_okay=False
+    ),
+]
+DeadlineOption = Annotated[
+    float | None, typer.Option(help="For --out: answers later than this are to be avoided, ms.", min=0.001)
+]
 
 
 def plan(
@@ -85,6 +94,8 @@ def plan(
     images: ImagesOption = 1_000,
     all_images: Annotated[bool, typer.Option("--all-images", help="Judge on all held-out images.")] = False,
     plot: PlotOption = None,
+    out: OutOption = None,
+    deadline_ms: DeadlineOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Choose cut, thresholds and codec for a link, within limits, and print the best beside three that need no choice.
@@ -101,6 +112,21 @@ def plan(
 
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise InvalidInput(f"--plot is {str(plot)!r}; it must end in .png or .svg")
+    if out is not None and (
+        limited := [
+            name
+            for name, value in (
+                ("--max-ms", max_ms),
+                ("--max-p95-ms", max_p95_ms),
+                ("--max-bytes", max_bytes),
+                ("--max-joules", max_joules),
+            )
+            if value is not None
+        ]
+    ):
+        raise InvalidInput(
+            f"{', '.join(limited)}: no plan keeps to it on every link; with --out only --accuracy-drop limits"
+        )
     link = Link(uplink_mbps, rtt_ms=rtt_ms)
     limits = Constraints(None, max_ms, max_p95_ms, max_bytes, max_joules)
     wish = Wish(objective.value, limits, _energy(joules_per_ms, joules_per_byte), cloud_queue_ms)
@@ -121,7 +147,24 @@ def plan(
     if plot is not None:
         figures["map"] = answer.draw(plot)
         console.print(f"picture: {plot}", soft_wrap=True)
+    if out is not None:
+        _write_plans(out, manifest, ground, wish, link, deadline_ms)
     write_json(json_file, figures)
+
+
+def _write_plans(
+    path: Path, manifest: Manifest, ground: Ground, wish: Wish, link: Link, deadline_ms: float | None
+) -> None:
+    """Write what an edge needs to choose anew; what it could not start with is refused here."""
+    from branchynet.decisions.adaptation import Adaptation, Replanner
+    from branchynet.plan_file import PlanFile, write_plan_file
+
+    floor = wish.constraints.min_accuracy or 0.0
+    adaptation = Adaptation(floor, wish.objective, deadline_ms=deadline_ms)
+    candidates = ground.candidates().accurate(floor)
+    Replanner(candidates, ground.profile, link, adaptation, 0.0)
+    write_plan_file(path, PlanFile(manifest.name, manifest.content_hash, candidates, ground.profile, link, adaptation))
+    console.print(f"for branchynet edge --adapt: {path}, {len(candidates)} plans", soft_wrap=True)
 
 
 def _floor(ground: Ground, drop: float) -> float:

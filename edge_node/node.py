@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -114,6 +115,7 @@ class EdgeNode:
         self._replanner: Replanner | None = None
         self._rule, self._points = manifest.rule, points_of(manifest)
         self._times, self._in_time = CloudTimes(), InTime()
+        self._probes: set[asyncio.Task[None]] = set()
         self.adopt(Plan(network.last, manifest.rule))
         self._worker = Worker("edge-compute")
 
@@ -174,6 +176,7 @@ class EdgeNode:
         rule = rule or plan.rule
         rule.check_exits(self._network.exits, self._network.classes)
         batch = images.copy()  # the message's buffer is read-only and not aligned, which torch does not take
+        self._send_along(batch, arrived_s)
         cut = self._network.last if plan.local_only else plan.cut
         done = await self._run(batch, 0, cut, rule)
         progress = done.value
@@ -198,7 +201,9 @@ class EdgeNode:
         return _join(_answers(done, rule), progress.remaining, cloud, rule)
 
     def close(self) -> None:
-        """End the compute thread after the call that runs."""
+        """End the compute thread after the call that runs, and probes that are on their way."""
+        for probe in self._probes:
+            probe.cancel()
         self._worker.close()
 
     async def _run(self, batch: Array, first: int, last: int, rule: ExitRule) -> Timed[Progress]:
@@ -249,15 +254,16 @@ class EdgeNode:
         return await self._worker.run(codec.encode, features)
 
     async def _ask_cloud(
-        self, cut: int, sent: Sendable, progress: Progress, rule: ExitRule, left_ms: float
+        self, cut: int, sent: Sendable, progress: Progress, rule: ExitRule, left_ms: float, *, probing: bool = False
     ) -> CloudAnswers:
+        """The cloud's answers, unless they cannot be expected in the *left_ms* or so; a probe finds out."""
         if self._uplink is None:
             raise Unavailable("this edge was given no cloud")
         timeout_ms = self._limits.allowance_ms(left_ms)
         if timeout_ms <= 0:
             raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
         samples, now_s = len(progress.remaining), self._clock_s()
-        if self._replanner is None or not self._replanner.trying:
+        if not probing:
             self._in_time.check(now_s, self._times.expected(now_s, _size(sent), cut, samples), timeout_ms)
         # A rule that has nothing to decide any more would be a third of the message's head.
         needed = rule if rule.remembers or not self._network.is_decided(cut) else None
@@ -268,6 +274,26 @@ class EdgeNode:
         told.answered(self._clock_s(), answers.sent_bytes, network_ms, answers.queue_ms)
         self._times.worked(cut, samples, max(answers.cloud_ms - answers.queue_ms, 0.0))
         return answers
+
+    def _send_along(self, batch: Array, now_s: float) -> None:
+        """Have a copy of the first of *batch* sent as a probe, if it is time for one; nobody waits for it."""
+        probe = None if self._replanner is None or self._uplink is None else self._replanner.probe(now_s)
+        if probe is not None:
+            task = asyncio.create_task(self._send_probe(probe, batch[:1].copy()))
+            self._probes.add(task)
+            task.add_done_callback(self._probes.discard)
+
+    async def _send_probe(self, plan: Plan, image: Array) -> None:
+        """Offload *image* as *plan* would if no exit were sure, so that the replanner learns what that takes."""
+        nobody = plan.rule.with_thresholds((plan.rule.criterion.never,) * len(plan.rule.thresholds))
+        done = await self._run(image, 0, plan.cut, nobody)
+        asked_s = self._clock_s()
+        try:
+            sent = await self._encode(plan.cut, self._codec(plan.cut, plan.codec), done.value.features)
+            asked_s = self._clock_s()
+            await self._ask_cloud(plan.cut, sent.value, done.value, plan.rule, math.inf, probing=True)
+        except BranchyNetError as error:
+            self._note_failure(error, 1e3 * (self._clock_s() - asked_s))
 
     def _note_failure(self, error: BranchyNetError, waited_ms: float) -> None:
         late = error.grpc_status == DeadlineExceeded.grpc_status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import AsyncIterator
 
 from branchynet import artifact
@@ -13,8 +14,10 @@ from branchynet.engine import Engine, Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
 from branchynet.models import zoo
+from branchynet.plan_file import PlanFile
 from branchynet.reference import reference_of
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
+from edge_node.adapting import PacedRunner, ToldReplanner, plans_for
 from edge_node.node import EdgeNode
 from edge_node.offload import GrpcUplink
 from edge_node.settings import EdgeSettings
@@ -27,12 +30,15 @@ __all__ = ["open_edge"]
 async def open_edge(settings: EdgeSettings) -> AsyncIterator[tuple[EdgeNode, int]]:
     """An edge with *settings*, and the largest message it takes in bytes.
 
-    Raises what `artifact.load_runner` raises for its half, and `InvalidInput` if it shall keep an exit share without a
-    reference of the scores.
+    Raises what `artifact.load_runner` raises for its half, what `plans_for` raises for the plans that it shall adapt
+    by, and `InvalidInput` if it shall keep an exit share as well, or without a reference of the scores.
     """
     folder = zoo.find(settings.artifact)
-    cut = settings.cut or artifact.read_manifest(folder).cut
+    plans = _plans(settings, artifact.read_manifest(folder))
+    cut = plans.profile.held if plans else settings.cut or artifact.read_manifest(folder).cut
     manifest, half = artifact.load_runner(folder, 0, cut, engine=Engine(settings.engine), threads=settings.threads)
+    if plans and settings.as_profiled:
+        half = PacedRunner(half, plans.profile)
     watcher = _watcher(manifest, half, settings.keep_exit_share)
     sample_bytes = max(4 * math.prod(shape) for shape in manifest.cut_shapes)
     limit = settings.max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
@@ -42,12 +48,28 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[tuple[EdgeNode, int
         manifest, half, uplink, limits, settings.max_batch, watcher=watcher, image_codec=settings.image_codec
     )
     node.adopt(Plan(cut, manifest.rule, codec=settings.codec))
+    if plans:
+        node.follow(ToldReplanner(plans, time.perf_counter()))
     try:
         yield node, limit
     finally:
         if uplink is not None:
             await uplink.close()
         node.close()
+
+
+def _plans(settings: EdgeSettings, manifest: Manifest) -> PlanFile | None:
+    """What the edge adapts by, if it does; `InvalidInput` for what does not go with it."""
+    if settings.adapt is None:
+        if settings.as_profiled:
+            raise InvalidInput("as_profiled is true, but without adapt there is no profile to go by")
+        return None
+    if settings.keep_exit_share is not None:
+        raise InvalidInput(
+            f"keep_exit_share is {settings.keep_exit_share:g} and adapt is {settings.adapt}: one moves the thresholds, "
+            "the other chooses them; give one of the two"
+        )
+    return plans_for(manifest, settings.adapt, settings.cut)
 
 
 def _watcher(manifest: Manifest, half: Runner, keep_exit_share: float | None) -> Watcher | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -20,7 +21,11 @@ class EdgeSettings(NodeSettings):
 
     port: int = Field(8001, description="port to listen on; 0 takes a free one", ge=0, le=65535)
     cloud: str = Field("127.0.0.1:8011", description="host:port of the cloud node; empty: none, the edge answers alone")
-    cut: int | None = Field(None, description="stages [0, cut) run here; the artifact's own cut if not given", ge=1)
+    cut: int | None = Field(
+        None,
+        description="stages [0, cut) are held here; if not given, what --adapt needs, or the artifact's own cut",
+        ge=1,
+    )
     codec: str = Field(
         "fp32", description="how feature maps are sent: fp32, fp16, uint8 or uint4, with -calibrated, +mask, +zstd"
     )
@@ -35,6 +40,15 @@ class EdgeSettings(NodeSettings):
         description="part of a request's deadline kept back for joining and returning the answers",
         ge=0,
         allow_inf_nan=False,
+    )
+    adapt: Path | None = Field(
+        None,
+        description="file of `branchynet plan --out`: choose cut, thresholds and codec from it as link and cloud change",
+    )
+    as_profiled: bool = Field(
+        False,
+        description="take as long for layers and codecs as the profile in the file of --adapt says: a slower device, "
+        "tried out here",
     )
     keep_exit_share: float | None = Field(
         None,

@@ -14,17 +14,23 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from branchynet.errors import InvalidInput, Unavailable
+from simulations.links import Course
+from simulations.traces import read_trace
 
 if TYPE_CHECKING:
     from simulations.link_proxy import LinkProxy
 
 __all__ = ["ask_link", "main", "obey", "obey_stdin", "parse_address", "say", "serve_control"]
 
-COMMANDS = ("stats", "settings", "cut", "stall", "restore", "reset")
+COMMANDS = ("stats", "settings", "uplink", "cut", "stall", "restore", "reset")
+UPLINK = (
+    "uplink takes a rate in Mbit/s, or the path of a recorded link and, if wished, where in it to start, in seconds"
+)
 LONGEST_LINE_BYTES = 1024
 
 
@@ -37,7 +43,12 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def obey(link: LinkProxy, command: str) -> dict[str, object]:
-    """Do what one control line says; the answer."""
+    """Do what one control line says; the answer.
+
+    `uplink 2.5` is that rate from now on, and `uplink FILE 30` the recorded one in FILE, from its 30th second on.
+    """
+    if command.split()[:1] == ["uplink"]:
+        return _reshape_uplink(link, command)
     actions = {"cut": link.cut, "stall": link.stall, "restore": link.restore, "reset": link.reset_stats}
     if command == "stats":
         return {"command": command, "ok": True, **asdict(link.stats())}
@@ -112,6 +123,28 @@ async def ask_link(address: str, command: str, *, timeout_s: float = 5.0) -> dic
     if not isinstance(answer, dict) or not answer.get("ok"):
         raise InvalidInput(f"the link at {address} refuses {command!r}: {answer}")
     return answer
+
+
+def _reshape_uplink(link: LinkProxy, command: str) -> dict[str, object]:
+    try:
+        change = _uplink(command.split(maxsplit=1)[1], link.now_s())
+        link.reshape(replace(link.settings, up=replace(link.settings.up, **change)))
+    except (IndexError, ValueError, OSError) as error:  # our errors of wrong values are ValueErrors
+        told = UPLINK if isinstance(error, IndexError) else f"{error}; {UPLINK}"
+        return {"command": command, "ok": False, "error": told}
+    return {"command": command, "ok": True}
+
+
+def _uplink(asked: str, now_s: float) -> dict[str, Any]:
+    """The fields of a `Direction` that has the rate *asked* for."""
+    try:
+        return {"rate_mbps": float(asked), "course": None}
+    except ValueError:
+        path, start = asked, 0.0
+    if not Path(path).exists() and len(words := asked.rsplit(maxsplit=1)) == 2:
+        path, start = words[0], float(words[1])
+    capacity = read_trace(Path(path))
+    return {"rate_mbps": None, "course": Course(capacity, now_s - start % capacity.period_s)}
 
 
 def _settings(link: LinkProxy) -> dict[str, object]:

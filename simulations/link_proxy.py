@@ -117,6 +117,10 @@ class LinkProxy:
         port: int = self._listener.getsockname()[1]
         return port
 
+    def now_s(self) -> float:
+        """The link's time in seconds, on the clock that a `Course` goes by."""
+        return self._clock.now_s()
+
     def stats(self) -> LinkStats:
         """The counts up to now."""
         return LinkStats(
@@ -257,7 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--control",
         action="store_true",
-        help="read commands from stdin, one a line: stats, settings, cut, stall, restore, reset (the counters to 0); "
+        help="read commands from stdin, one a line: stats, settings, uplink RATE or FILE [SECOND], cut, stall, restore, reset (the "
+        "counters to 0); "
         "each is answered by one JSON line; end when stdin, a pipe or terminal, ends",
     )
     parser.add_argument(

@@ -142,6 +142,34 @@ class Candidates:
         way: Plan = self.ways[self.way[index]]
         return replace(way, rule=way.rule.with_thresholds(tuple(map(float, self.thresholds[index]))))
 
+    def only(self, rows: Integers) -> Candidates:
+        """The plans at *rows*, ascending, and nothing of the others."""
+        used, way = np.unique(self.way[rows], return_inverse=True)
+        return replace(
+            self,
+            ways=tuple(self.ways[number] for number in used),
+            way=way,
+            thresholds=self.thresholds[rows],
+            shares=self.shares[rows],
+            accuracy=self.accuracy[rows],
+        )
+
+    def accurate(self, min_accuracy: float) -> Candidates:
+        """What of these can be the best of those with at least *min_accuracy*, on whatever devices and link.
+
+        Of one way and among the accurate, that is whoever lets no more samples pass any exit than another one does.
+        Raises `InvalidInput`, with the highest accuracy there is, if no plan is accurate enough.
+        """
+        passing = 1 - np.cumsum(self.shares, axis=1)[:, :-1].round(9)
+        rows: list[int] = []
+        for number in range(len(self.ways)):
+            here = np.flatnonzero((self.way == number) & (self.accuracy >= min_accuracy))
+            here = here[np.argsort(-self.accuracy[here], kind="stable")]  # of equals the first one is kept
+            rows += here[undominated(passing[here])].tolist()
+        if not rows:
+            raise InvalidInput(f"no plan has an accuracy of {min_accuracy:.6g}; one has {self.accuracy.max():.6g}")
+        return self.only(np.array(sorted(rows)))
+
     @property
     def local_exits(self) -> Integers:
         """The exit that answers if the cloud does not, for each way: int64 [W]."""

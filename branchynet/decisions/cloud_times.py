@@ -29,13 +29,16 @@ class Expected:
 class CloudTimes:
     """Link, queue and work as offloads come back, starting from a guess of the link that is hardly believed.
 
-    *overhead_ms*: the part of an offload's network time that is not the link's, where it is known: a profile's
-    `offload_ms`. Raises `InvalidInput` for a guess that is not above 0.
+    *overhead_ms*, *overhead_bytes*: the part of an offload's network time that is not the link's, and what the link
+    carries beside a message, where they are known: a profile's `offload_ms` and `framing_bytes`. Raises `InvalidInput`
+    for a guess that is not above 0.
     """
 
-    def __init__(self, uplink_mbps: float = 10.0, rtt_ms: float = 50.0, overhead_ms: float = 0.0) -> None:
+    def __init__(
+        self, uplink_mbps: float = 10.0, rtt_ms: float = 50.0, overhead_ms: float = 0.0, overhead_bytes: int = 0
+    ) -> None:
         self._link = LinkEstimator(uplink_mbps, rtt_ms)
-        self._overhead_ms = overhead_ms
+        self._overhead_ms, self._overhead_bytes = overhead_ms, overhead_bytes
         self._queue_ms, self._queue_s = 0.0, 0.0
         self._heard_s = 0.0
         # By cut and bit length of the number of samples: the last time, and the one before.
@@ -54,7 +57,7 @@ class CloudTimes:
         link = self.link(now_s)
         if not link.observations:
             return None
-        transfer = link.transfer(sent_bytes)
+        transfer = link.transfer(sent_bytes + self._overhead_bytes)
         # The lesser of two: one that was interrupted says nothing, and a cloud that became quicker is believed at once.
         work_ms = min(self._work_ms.get((cut, samples.bit_length()), (0.0, 0.0)))
         mean_ms = transfer.mean_ms + self._overhead_ms + self.queue_ms(now_s) + work_ms
@@ -63,7 +66,7 @@ class CloudTimes:
     def answered(self, now_s: float, sent_bytes: float, network_ms: float, queue_ms: float) -> None:
         """The answer to an offload is here: *network_ms* is its round trip less the cloud's time, *queue_ms* of that
         time was spent waiting there."""
-        self._link.observe(now_s, sent_bytes, max(network_ms - self._overhead_ms, 0.0))
+        self._link.observe(now_s, sent_bytes + self._overhead_bytes, max(network_ms - self._overhead_ms, 0.0))
         known_ms = self.queue_ms(now_s)
         self._queue_ms, self._queue_s = known_ms + (queue_ms - known_ms) / 2, now_s
         self._heard_s = now_s
@@ -75,5 +78,5 @@ class CloudTimes:
 
     def unanswered(self, now_s: float, sent_bytes: float, waited_ms: float) -> None:
         """An offload was given up after *waited_ms*."""
-        self._link.lost(now_s, sent_bytes, waited_ms)
+        self._link.lost(now_s, sent_bytes + self._overhead_bytes, waited_ms)
         self._heard_s = now_s

@@ -194,7 +194,7 @@ class ServingProfile:
         if not offloaded.any():
             nothing = np.zeros(len(ends))
             return ExitCosts(busy_ms, nothing, nothing, nothing)
-        cost = self._cost_of(cut, codec)
+        cost = self.cost_of(cut, codec)
         sent_bytes = cost.message_bytes + self.framing_bytes
         link_ms = link.rtt_ms + 8e-3 * (sent_bytes / link.uplink_mbps + self.reply_bytes / link.downlink_mbps)
         cloud_ms = np.where(offloaded, cost.decode_ms + self.cloud.until_ms[ends] - self.cloud.until_ms[cut], 0.0)
@@ -205,14 +205,15 @@ class ServingProfile:
             uplink_bytes=np.where(offloaded, float(sent_bytes), 0.0),
         )
 
-    @property
-    def _plain(self) -> list[tuple[int, str]]:
-        return [(cut, plain_codec(cut)) for cut in range(self.edge.stages)]
-
-    def _cost_of(self, cut: int, codec: str) -> CodecCost:
+    def cost_of(self, cut: int, codec: str) -> CodecCost:
+        """What coding one sample costs with *codec* at *cut*, nothing if it goes plainly; `InvalidInput` if unknown."""
         if codec == plain_codec(cut):
             return CodecCost(cut, codec, self.message_bytes[cut], 0.0, 0.0)
         known = {cost.codec: cost for cost in self.codecs if cost.cut == cut}
         if codec not in known:
             raise InvalidInput(f"no codec {codec!r} was measured at cut {cut}; {[plain_codec(cut), *known]} are known")
         return known[codec]
+
+    @property
+    def _plain(self) -> list[tuple[int, str]]:
+        return [(cut, plain_codec(cut)) for cut in range(self.edge.stages)]
