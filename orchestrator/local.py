@@ -24,7 +24,7 @@ __all__ = ["LocalTopology", "Topology"]
 class Topology:
     """What to start. *rtt_ms* is the emulated round trip of each link, *uplink_mbps* and *downlink_mbps* its rates.
 
-    *codec* is how the edges send feature maps.
+    *codec* is how the edges send feature maps. With *control* the nodes let themselves be profiled.
     """
 
     artifact: str = "lenet-fashion"
@@ -36,6 +36,7 @@ class Topology:
     seed: int = 0
     engine: Engine = Engine.EAGER
     codec: str = "fp32"
+    control: bool = False
 
     def __post_init__(self) -> None:
         if self.edges < 1:
@@ -147,6 +148,7 @@ class LocalTopology:
         return (
             *("--artifact", topology.artifact, "--engine", topology.engine),
             *("--port", str(port), "--grace-s", "2", "--exit-with-parent"),
+            *(["--control"] if topology.control else []),
         )
 
     def _edge_arguments(self, number: int, port: int = 0) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from branchynet.manifest import Manifest
 from branchynet.training.codec_study import codecs_at, outcomes_through
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes
-from orchestrator.measuring import check_profile, codec_cost
+from orchestrator.measuring import check_profile
+from orchestrator.probing import codec_cost
 
 __all__ = ["BASELINES", "Ground", "Wish", "winners"]
 
