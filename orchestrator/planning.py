@@ -100,6 +100,15 @@ class Ground:
                 costs.append(codec_cost(manifest, network, replace(named[name], message_bytes=float(sizes.mean()))))
         return cls(manifest, table, coded, replace(profile, codecs=tuple(costs)))
 
+    def floor(self, drop: float) -> float:
+        """The accuracy *drop* percentage points below the final exit's, and 0 at least."""
+        # Both are decimals, which their difference may miss by rounding.
+        return max(float(self.table.correct[-1].mean()) - drop / 100 - 1e-9, 0.0)
+
+    def outcomes(self, plan: Plan) -> OutcomeTable:
+        """Those that *plan*'s codec at its cut makes."""
+        return self.coded.get((plan.cut, plan.codec), self.table)
+
     def candidates(self) -> Candidates:
         """All plans worth considering, with the kind of the artifact's rule."""
         return Candidates.of(self.table, self.manifest.rule, self.profile, self.coded)
