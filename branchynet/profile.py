@@ -1,4 +1,4 @@
-"""What a network costs: counted on its layers (MACs, parameters, bytes at each cut), and timed stage by stage.
+"""What a network costs, counted on its layers: MACs, parameters, bytes at each cut.
 
 A MAC is one multiplication with its addition in a convolution, a linear layer or another matrix product (attention has
 two); pooling, activation, normalisation and softmax are not counted (the convention of the figures in `docs/results`).
@@ -6,8 +6,7 @@ two); pooling, activation, normalisation and softmax are not counted (the conven
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.timing import StageTimes
-from branchynet.engine import Array, Runner
 from branchynet.network import BranchyNet
 
-__all__ = ["NetworkCost", "StageCost", "count_macs", "count_macs_of", "measure_cost", "time_rounds", "time_stages"]
+__all__ = ["NetworkCost", "StageCost", "count_macs", "count_macs_of", "measure_cost"]
 
 # torch's counter knows the attention of other devices only.
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -106,38 +102,6 @@ def measure_cost(network: BranchyNet) -> NetworkCost:
         costs.append(StageCost(trunk_macs, head_macs, _params(stage.trunk), _params(stage.head), tuple(x.shape[1:])))
     network.train(was_training)
     return NetworkCost(tuple(costs), network.exit_of_stage)
-
-
-def time_stages(
-    network: Runner, images: NDArray[np.uint8], batches: Sequence[int] = (1, 4, 16), repeats: int = 30
-) -> StageTimes:
-    """Median time of each stage of the whole *network* on this machine; arguments as for `time_rounds`."""
-    medians = np.median(time_rounds(network, images, batches, repeats), axis=0)
-    return StageTimes(tuple(batches), tuple(tuple(map(float, row)) for row in medians))
-
-
-def time_rounds(
-    network: Runner, images: NDArray[np.uint8], batches: Sequence[int], repeats: int
-) -> NDArray[np.float64]:
-    """Milliseconds of each stage of the whole *network*, its exit and the rule's score included: [R, S, B].
-
-    *images*: uint8 [N, C, H, W], N at least the largest of the B *batches*. In each of R *repeats* the stages take
-    turns, so that a slow moment of the machine falls on all of them; threads are the engine's own setting.
-    """
-    never = ExitRule.never(network.exits)
-    inputs: list[list[Array]] = [[images[:size].copy()] for size in batches]
-    for row in inputs:
-        for stage in range(network.total_stages - 1):
-            row.append(network.resume(row[stage], stage, stage + 1, never).features)
-    spent = np.zeros((repeats, network.total_stages, len(batches)))
-    for repeat in range(-2, repeats):  # the first two rounds warm up
-        for stage in range(network.total_stages):
-            for column, row in enumerate(inputs):
-                started_s = time.perf_counter()
-                network.resume(row[stage], stage, stage + 1, never)
-                if repeat >= 0:
-                    spent[repeat, stage, column] = 1e3 * (time.perf_counter() - started_s)
-    return spent
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:

@@ -51,6 +51,9 @@ class NodeSettings(BaseSettings):
     grace_s: float = Field(
         10.0, description="seconds that running requests get after SIGTERM", ge=0, allow_inf_nan=False
     )
+    control: bool = Field(
+        False, description="let whoever reaches the port have this node profiled; costs it compute time"
+    )
     log_level: LogLevel = Field("info", description="least severe event that is logged")
     log_format: LogFormat = Field("console", description="console (for people) or json (one object a line)")
     exit_with_parent: bool = Field(

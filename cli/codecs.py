@@ -63,7 +63,7 @@ def codec_tables(name: str, measuring: Measuring, *, sample: bool) -> dict[str, 
 
 def _message_bytes(manifest: Manifest, network: Runner, row: CodecFigures) -> float:
     from branchynet.decisions.timing import CodecCost
-    from orchestrator.measuring import codec_cost
+    from orchestrator.probing import codec_cost
 
     return codec_cost(manifest, network, CodecCost(row.cut, row.codec, row.payload_bytes, 0.0, 0.0)).message_bytes
 

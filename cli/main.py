@@ -18,6 +18,7 @@ from cli import (
     models,
     nodes,
     plan,
+    plan_grid,
     profile,
     reference,
     simulate,
@@ -57,6 +58,7 @@ app.command("models")(models.models)
 app.command("calibrate")(calibrate.calibrate)
 app.command("profile")(profile.profile)
 app.command("plan")(plan.plan)
+app.command("plan-grid")(plan_grid.plan_grid)
 app.command("drift")(drift.drift)
 app.command("reference")(reference.reference)
 app.command("train")(train.train)

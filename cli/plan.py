@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from branchynet.training.datasets import Dataset
     from orchestrator.planning import Ground
 
-__all__ = ["plan"]
+__all__ = ["ground_of", "held_out", "plan"]
 
 
 class Objective(StrEnum):
@@ -134,10 +134,10 @@ def plan(
     if held is not None and not manifest.cut <= held <= manifest.stages:
         raise InvalidInput(f"--held is {held}; it must be {manifest.cut}, the artifact's cut, to {manifest.stages}")
     names = None if codecs is None else codec_names(codecs)
-    dataset = _held_out(manifest, data, None if all_images else images)
+    dataset = held_out(manifest, data, None if all_images else images)
     times = _profile(artifact, profile, dataset, codecs).slower(edge_slowdown, cloud_slowdown)
     times = times if held is None else replace(times, held=held)
-    ground = _ground(manifest, network, dataset, times, names)
+    ground = ground_of(manifest, network, dataset, times, names)
     wish = replace(wish, constraints=replace(limits, min_accuracy=_floor(ground, accuracy_drop)))
     devices = f"edge {edge_slowdown:g}x and cloud {cloud_slowdown:g}x as slow as here"
     answer = Answer.to(wish, ground, link, f"{manifest.name}, {devices}")
@@ -169,8 +169,7 @@ def _write_plans(
 
 def _floor(ground: Ground, drop: float) -> float:
     """The accuracy that may not be missed, *drop* percentage points below the final exit's."""
-    # Both are decimals, which their difference may miss by rounding.
-    return max(float(ground.table.correct[-1].mean()) - drop / 100 - 1e-9, 0.0)
+    return ground.floor(drop)
 
 
 def _energy(joules_per_ms: float | None, joules_per_byte: float | None) -> EnergyModel | None:
@@ -181,7 +180,7 @@ def _energy(joules_per_ms: float | None, joules_per_byte: float | None) -> Energ
     return EnergyModel(joules_per_ms or 0.0, joules_per_byte or 0.0)
 
 
-def _held_out(manifest: Manifest, data: Path | None, count: int | None) -> Dataset:
+def held_out(manifest: Manifest, data: Path | None, count: int | None) -> Dataset:
     """The artifact's calibration images, or *count* of them drawn at random, always the same."""
     import numpy as np
 
@@ -199,9 +198,10 @@ def _profile(artifact: str, path: Path | None, images: Dataset, codecs: str | No
     return read_profile(path) if path else measure_profile(artifact, images, codec_names(codecs)).profile
 
 
-def _ground(
+def ground_of(
     manifest: Manifest, network: Runner, dataset: Dataset, profile: ServingProfile, codecs: Sequence[str] | None
 ) -> Ground:
+    """The outcomes of *dataset* through every codec, with a bar while they are made."""
     from orchestrator.planning import Ground
 
     with progress_bar() as bar:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from branchynet.errors import BranchyNetError
+from branchynet.rpc.control import ControlService
 from branchynet.rpc.open_inference.service import WIRE_NAME, OpenInferenceService
 from branchynet.rpc.server import serve_until_stopped
 from branchynet.settings import read_settings
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m cloud_node
 async def _serve(settings: CloudSettings) -> None:
     with open_cloud(settings) as (node, limit):
         services = [CloudService(node).register, OpenInferenceService(CloudModel(node)).register]
+        if settings.control:
+            services.append(ControlService(node.prober(), settings).register)
         await serve_until_stopped(services, settings, limit, aliases=[WIRE_NAME])
 
 

@@ -12,6 +12,7 @@ from branchynet.decisions.exits import ExitRule, History
 from branchynet.engine import Progress, Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
+from branchynet.probe import Prober
 from branchynet.validation import check_batch, check_hash
 from branchynet.worker import Worker
 
@@ -75,6 +76,11 @@ class CloudNode:
             features = sent.copy()  # the message's buffer is read-only and not aligned, which torch does not take
             done = await self._worker.run(self._run, cut, features, rule, history)
         return Resumed(done.value.exits, done.value.logits, done.queue_ms, done.compute_ms)
+
+    def prober(self) -> Prober:
+        """What times this node's stages and codecs between its requests."""
+        shape = self._shapes[self._network.first]
+        return Prober(self.served, self._network, self._worker, self._ranges, shape)
 
     def close(self) -> None:
         """End the compute thread after the call that runs."""

@@ -28,6 +28,7 @@ from branchynet.engine import Array, Progress, Runner
 from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.manifest import Manifest
 from branchynet.prediction import Place, Policy, Prediction
+from branchynet.probe import Prober
 from branchynet.reference import points_of
 from branchynet.validation import check_batch
 from branchynet.worker import Timed, Worker
@@ -199,6 +200,16 @@ class EdgeNode:
                 done = await self._run(batch, 0, self._network.last, rule)
             return _fall_back(_answers(done, rule), unanswered, error, waited_ms)
         return _join(_answers(done, rule), progress.remaining, cloud, rule)
+
+    def compute_on(self, worker: Worker) -> None:
+        """Compute on *worker* from now on, and close it with this node; for the time before requests come."""
+        self._worker.close()
+        self._worker = worker
+
+    def prober(self) -> Prober:
+        """What times this node's stages and codecs between its requests."""
+        served = self.served
+        return Prober(served, self._network, self._worker, self._ranges, served.input_shape)
 
     def close(self) -> None:
         """End the compute thread after the call that runs, and probes that are on their way."""

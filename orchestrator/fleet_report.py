@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from branchynet.probe import peak_rss_bytes
 from orchestrator.fleet_run import FleetRun
-from orchestrator.shards import Shard, peak_rss_bytes
+from orchestrator.shards import Shard
 from simulations.records import Tally
 from simulations.scenarios import Scenario
 

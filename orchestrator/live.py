@@ -19,7 +19,7 @@ from orchestrator.tasks import run_all
 from simulations.records import CLOUD, EDGE, FALLBACK, LOST, Records
 from simulations.workload import Requests
 
-__all__ = ["Sending", "policy_of", "send_requests"]
+__all__ = ["Sending", "policy_of", "records_of", "send_requests"]
 
 _PLACES = {Place.EDGE: EDGE, Place.CLOUD: CLOUD, Place.FALLBACK: FALLBACK}
 
@@ -107,7 +107,7 @@ class Sending:
 
     def records(self) -> Records:
         """A row for each request that has ended, in the order of `Requests`."""
-        return _records(self.requests, self.deliveries, self.latencies_ms, self._labels, self._cloud)
+        return records_of(self.requests, self.deliveries, self.latencies_ms, self._labels, self._cloud)
 
     async def _send(
         self,
@@ -129,13 +129,14 @@ class Sending:
         on_answer(delivery, int(self.requests.edges[index]))
 
 
-def _records(
+def records_of(
     requests: Requests,
     deliveries: list[list[Delivery | None]],
     latencies_ms: NDArray[np.float64],
     labels: NDArray[np.int64],
     cloud: int,
 ) -> Records:
+    """A row for each of *requests* that has ended, of edges that ask *cloud*; the other arguments as in `Sending`."""
     flat = [delivery for row in deliveries for delivery in row]
     ended = np.array([delivery is not None for delivery in flat], np.bool_)
     done = [delivery for delivery in flat if delivery is not None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,10 @@ __all__ = ["LocalTopology", "Topology"]
 class Topology:
     """What to start. *rtt_ms* is the emulated round trip of each link, *uplink_mbps* and *downlink_mbps* its rates.
 
-    *codec* is how the edges send feature maps.
+    *codec* and *image_codec* are how the edges send feature maps and images, *cut* how many stages they hold (the
+    artifact's own cut if None). They do everything *times* times over (`orchestrator.weak_edge`). With *control* the
+    nodes let themselves be profiled. *variants*: a topology for each edge, of which the link and what edges are told
+    count.
     """
 
     artifact: str = "lenet-fashion"
@@ -36,10 +40,21 @@ class Topology:
     seed: int = 0
     engine: Engine = Engine.EAGER
     codec: str = "fp32"
+    image_codec: str = "raw"
+    cut: int | None = None
+    times: int = 1
+    control: bool = False
+    variants: tuple[Topology, ...] = ()
 
     def __post_init__(self) -> None:
         if self.edges < 1:
             raise InvalidInput(f"edges is {self.edges}; at least one is needed")
+        if self.variants and len(self.variants) != self.edges:
+            raise InvalidInput(f"{len(self.variants)} variants are given for {self.edges} edges; one each, or none")
+
+    def of(self, number: int) -> Topology:
+        """What edge *number* and its link are started by."""
+        return self.variants[number] if self.variants else self
 
 
 class LocalTopology:
@@ -69,8 +84,11 @@ class LocalTopology:
             await start("cloud", "cloud_node", self._node_arguments())
             for number in numbers:
                 await start(f"link-{number}", "simulations.link_proxy", self._link_arguments(number))
-            # Together: most of a node's start is the import of torch.
-            await run_all(start(f"edge-{number}", "edge_node", self._edge_arguments(number)) for number in numbers)
+            # Most of a node's start is the import of torch: so many together as there are cores.
+            together = os.cpu_count() or 1
+            for first in numbers[::together]:
+                group = numbers[first : first + together]
+                await run_all(start(f"edge-{number}", *self._edge(number)) for number in group)
             yield self
 
     @property
@@ -104,7 +122,7 @@ class LocalTopology:
         name = f"edge-{number}"
         port = await self._crash(name)
         await asyncio.sleep(down_s)
-        self._children[name] = await Child.start(name, "edge_node", self._edge_arguments(number, port), self._logs)
+        self._children[name] = await Child.start(name, *self._edge(number, port), self._logs)
 
     async def watch(self) -> None:
         """Return never; raise `Unavailable` when any part that runs now ends by itself."""
@@ -131,7 +149,7 @@ class LocalTopology:
         return child.port
 
     def _link_arguments(self, number: int) -> tuple[str, ...]:
-        topology = self.topology
+        topology = self.topology.of(number)
         return (
             *("--listen", "127.0.0.1:0"),
             *("--target", f"127.0.0.1:{self.cloud.port}"),
@@ -147,12 +165,19 @@ class LocalTopology:
         return (
             *("--artifact", topology.artifact, "--engine", topology.engine),
             *("--port", str(port), "--grace-s", "2", "--exit-with-parent"),
+            *(["--control"] if topology.control else []),
         )
 
-    def _edge_arguments(self, number: int, port: int = 0) -> tuple[str, ...]:
-        return (
+    def _edge(self, number: int, port: int = 0) -> tuple[str, tuple[str, ...]]:
+        """The module that is edge *number*, and its arguments."""
+        topology = self.topology.of(number)
+        arguments = (
             *self._node_arguments(port),
             *("--cloud", f"127.0.0.1:{self.links[number].port}"),
-            *("--offload-timeout-ms", str(self.topology.offload_timeout_ms)),
-            *("--codec", self.topology.codec),
+            *("--offload-timeout-ms", str(topology.offload_timeout_ms)),
+            *("--codec", topology.codec, "--image-codec", topology.image_codec),
+            *(() if topology.cut is None else ("--cut", str(topology.cut))),
         )
+        if topology.times == 1:
+            return "edge_node", arguments
+        return "orchestrator.weak_edge", ("--times", str(topology.times), *arguments)

@@ -19,7 +19,8 @@ from branchynet.manifest import Manifest
 from branchynet.training.codec_study import codecs_at, outcomes_through
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes
-from orchestrator.measuring import check_profile, codec_cost
+from orchestrator.measuring import check_profile
+from orchestrator.probing import codec_cost
 
 __all__ = ["BASELINES", "Ground", "Wish", "winners"]
 
@@ -98,6 +99,15 @@ class Ground:
                 sizes = through.payload_bytes[offloaded] if offloaded.any() else through.payload_bytes
                 costs.append(codec_cost(manifest, network, replace(named[name], message_bytes=float(sizes.mean()))))
         return cls(manifest, table, coded, replace(profile, codecs=tuple(costs)))
+
+    def floor(self, drop: float) -> float:
+        """The accuracy *drop* percentage points below the final exit's, and 0 at least."""
+        # Both are decimals, which their difference may miss by rounding.
+        return max(float(self.table.correct[-1].mean()) - drop / 100 - 1e-9, 0.0)
+
+    def outcomes(self, plan: Plan) -> OutcomeTable:
+        """Those that *plan*'s codec at its cut makes."""
+        return self.coded.get((plan.cut, plan.codec), self.table)
 
     def candidates(self) -> Candidates:
         """All plans worth considering, with the kind of the artifact's rule."""

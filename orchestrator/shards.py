@@ -7,17 +7,16 @@ shards give the same records as one run. They come back in the order of the clou
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from branchynet.probe import peak_rss_bytes
 from simulations.records import Records
 from simulations.scenarios import Scenario
 from simulations.simulator import Measured, simulate_cloud
 
-__all__ = ["Shard", "clouds_of_shards", "peak_rss_bytes", "run_here", "run_on_ray", "simulate_shard"]
+__all__ = ["Shard", "clouds_of_shards", "run_here", "run_on_ray", "simulate_shard"]
 
 # What a task should have to do at least; below that, sending its records takes longer than making them.
 SHARD_REQUESTS = 100_000
@@ -75,9 +74,3 @@ def run_on_ray(scenario: Scenario, measured: Measured, shards: list[range], cpus
         except RayTaskError as error:
             raise error.cause from None
         yield shard
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

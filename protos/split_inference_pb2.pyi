@@ -185,3 +185,73 @@ class DescribeReply(_message.Message):
     rule: ExitRule
     max_batch: int
     def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., first_stage: _Optional[int] = ..., last_stage: _Optional[int] = ..., total_stages: _Optional[int] = ..., input_shape: _Optional[_Iterable[int]] = ..., labels: _Optional[_Iterable[str]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., max_batch: _Optional[int] = ...) -> None: ...
+
+class ProfileRequest(_message.Message):
+    __slots__ = ("images", "batches", "rounds", "codecs")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    images: Tensor
+    batches: _containers.RepeatedScalarFieldContainer[int]
+    rounds: int
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, images: _Optional[_Union[Tensor, _Mapping]] = ..., batches: _Optional[_Iterable[int]] = ..., rounds: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Quartiles(_message.Message):
+    __slots__ = ("low", "median", "high")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    median: float
+    high: float
+    def __init__(self, low: _Optional[float] = ..., median: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class StageTime(_message.Message):
+    __slots__ = ("stage", "batch", "ms")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    MS_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    batch: int
+    ms: Quartiles
+    def __init__(self, stage: _Optional[int] = ..., batch: _Optional[int] = ..., ms: _Optional[_Union[Quartiles, _Mapping]] = ...) -> None: ...
+
+class CodecTime(_message.Message):
+    __slots__ = ("cut", "codec", "encode_ms", "decode_ms")
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_MS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_MS_FIELD_NUMBER: _ClassVar[int]
+    cut: int
+    codec: str
+    encode_ms: Quartiles
+    decode_ms: Quartiles
+    def __init__(self, cut: _Optional[int] = ..., codec: _Optional[str] = ..., encode_ms: _Optional[_Union[Quartiles, _Mapping]] = ..., decode_ms: _Optional[_Union[Quartiles, _Mapping]] = ...) -> None: ...
+
+class ProfileReply(_message.Message):
+    __slots__ = ("model", "content_hash", "first_stage", "last_stage", "stages", "codecs", "engine", "threads", "cores", "rss_bytes", "peak_rss_bytes")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STAGE_FIELD_NUMBER: _ClassVar[int]
+    LAST_STAGE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    content_hash: str
+    first_stage: int
+    last_stage: int
+    stages: _containers.RepeatedCompositeFieldContainer[StageTime]
+    codecs: _containers.RepeatedCompositeFieldContainer[CodecTime]
+    engine: str
+    threads: int
+    cores: int
+    rss_bytes: int
+    peak_rss_bytes: int
+    def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., first_stage: _Optional[int] = ..., last_stage: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., codecs: _Optional[_Iterable[_Union[CodecTime, _Mapping]]] = ..., engine: _Optional[str] = ..., threads: _Optional[int] = ..., cores: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ...) -> None: ...

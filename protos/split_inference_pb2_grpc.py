@@ -262,3 +262,82 @@ class Cloud:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ControlStub:
+    """What whoever runs the nodes asks of them, edges and clouds alike. Served only by a node that was started with
+    --control: these calls cost compute time, and nodes do not ask who is calling.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Profile = channel.unary_unary(
+                '/branchynet.v1.Control/Profile',
+                request_serializer=split__inference__pb2.ProfileRequest.SerializeToString,
+                response_deserializer=split__inference__pb2.ProfileReply.FromString,
+                _registered_method=True)
+
+
+class ControlServicer:
+    """What whoever runs the nodes asks of them, edges and clouds alike. Served only by a node that was started with
+    --control: these calls cost compute time, and nodes do not ask who is calling.
+    """
+
+    def Profile(self, request, context):
+        """Times the node's own stages and codecs, one call at a time between the requests that it serves meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ControlServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Profile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Profile,
+                    request_deserializer=split__inference__pb2.ProfileRequest.FromString,
+                    response_serializer=split__inference__pb2.ProfileReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'branchynet.v1.Control', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('branchynet.v1.Control', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Control:
+    """What whoever runs the nodes asks of them, edges and clouds alike. Served only by a node that was started with
+    --control: these calls cost compute time, and nodes do not ask who is calling.
+    """
+
+    @staticmethod
+    def Profile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/branchynet.v1.Control/Profile',
+            split__inference__pb2.ProfileRequest.SerializeToString,
+            split__inference__pb2.ProfileReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

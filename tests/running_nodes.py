@@ -29,7 +29,9 @@ from branchynet.decisions.plans import Plan
 from branchynet.engine import Progress
 from branchynet.models import Architecture, build, cut_shapes, zoo
 from branchynet.network import BranchyNet, Normalisation
+from branchynet.probe import Prober
 from branchynet.rpc import server
+from branchynet.rpc.control import ControlService
 from branchynet.rpc.open_inference.service import WIRE_NAME, OpenInferenceService
 from branchynet.rpc.open_inference.values import Model
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
@@ -125,13 +127,19 @@ class FakeCloud(pb_grpc.CloudServicer):
 
 @contextlib.asynccontextmanager
 async def serving(
-    add_service: Callable[[grpc.aio.Server], str], settings: Any, limit: int, model: Model | None = None
+    add_service: Callable[[grpc.aio.Server], str],
+    settings: Any,
+    limit: int,
+    model: Model | None = None,
+    prober: Prober | None = None,
 ) -> AsyncIterator[int]:
     """`running_server` without the moment for which it says NOT_SERVING when it ends: nobody watches here.
 
-    *model* is served by the Open Inference Protocol beside it.
+    *model* is served by the Open Inference Protocol beside it, and the profile of *prober*.
     """
     services = [add_service, *([OpenInferenceService(model).register] if model else [])]
+    if prober is not None:
+        services.append(ControlService(prober, settings).register)
     with mock.patch.object(server, "FAREWELL_S", 0.0):
         async with server.running_server(services, settings, limit, [WIRE_NAME] if model else []) as port:
             yield port
@@ -153,6 +161,7 @@ async def serving_cloud(
     max_batch: int = 256,
     first_stage: int = 0,
     seen: list[SeenCall] | None = None,
+    control: bool = False,
 ) -> AsyncIterator[Cloud]:
     manifest, network = artifact.load(zoo.find(folder), first_stage)
     node = CloudNode(manifest, network, max_batch)
@@ -161,7 +170,8 @@ async def serving_cloud(
     limit = max_batch * node.max_sample_bytes + MESSAGE_OVERHEAD_BYTES
     settings = CloudSettings.model_construct(port=port, max_batch=max_batch, grace_s=2.0)
     try:
-        async with serving(service.register, settings, limit, CloudModel(node)) as bound:
+        prober = node.prober() if control else None
+        async with serving(service.register, settings, limit, CloudModel(node), prober) as bound:
             yield Cloud(bound, node, network)
     finally:
         node.close()
@@ -179,6 +189,7 @@ async def serving_edge(
     codec: str = "fp32",
     image_codec: str = "raw",
     clock_s: Callable[[], float] = time.perf_counter,
+    control: bool = False,
 ) -> AsyncIterator[Edge]:
     """An edge that asks the cloud at *cloud* (empty: none), waiting long for it unless a test says otherwise."""
     found = zoo.find(folder)
@@ -192,7 +203,9 @@ async def serving_edge(
     settings = EdgeSettings.model_construct(port=0, max_batch=max_batch, grace_s=2.0)
     try:
         async with (
-            serving(EdgeService(node).register, settings, limit, EdgeModel(node)) as port,
+            serving(
+                EdgeService(node).register, settings, limit, EdgeModel(node), node.prober() if control else None
+            ) as port,
             AsyncClient(f"127.0.0.1:{port}") as client,
         ):
             yield Edge(port, node, network, client)

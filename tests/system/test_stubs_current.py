@@ -39,13 +39,30 @@ FIELDS = {
         "rule": 8,
         "max_batch": 9,
     },
+    "ProfileRequest": {"images": 1, "batches": 2, "rounds": 3, "codecs": 4},
+    "Quartiles": {"low": 1, "median": 2, "high": 3},
+    "StageTime": {"stage": 1, "batch": 2, "ms": 3},
+    "CodecTime": {"cut": 1, "codec": 2, "encode_ms": 3, "decode_ms": 4},
+    "ProfileReply": {
+        "model": 1,
+        "content_hash": 2,
+        "first_stage": 3,
+        "last_stage": 4,
+        "stages": 5,
+        "codecs": 6,
+        "engine": 7,
+        "threads": 8,
+        "cores": 9,
+        "rss_bytes": 10,
+        "peak_rss_bytes": 11,
+    },
 }
 ENUMS = {
     "DType": {"DTYPE_UNSPECIFIED": 0, "DTYPE_UINT8": 1, "DTYPE_FLOAT32": 2},
     "Policy": {"POLICY_SPLIT": 0, "POLICY_EDGE_ONLY": 1, "POLICY_CLOUD_ONLY": 2},
     "Place": {"PLACE_UNSPECIFIED": 0, "PLACE_EDGE": 1, "PLACE_CLOUD": 2, "PLACE_FALLBACK": 3},
 }
-METHODS = {"Edge": {"Classify", "Describe"}, "Cloud": {"Resume", "Describe"}}
+METHODS = {"Edge": {"Classify", "Describe"}, "Cloud": {"Resume", "Describe"}, "Control": {"Profile"}}
 
 
 def test_the_committed_stubs_are_those_that_protoc_makes(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ OTHER = {
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "exit_with_parent": (True, "true"),
+    "control": (True, "true"),
     "cloud": ("far:1", "far:1"),
     "cut": (2, "2"),
     "offload_timeout_ms": (99.5, "99.5"),

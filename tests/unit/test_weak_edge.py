@@ -1,0 +1,43 @@
+"""A weak edge does its work over and over; what comes out is what any edge says."""
+
+import numpy as np
+import pytest
+
+from branchynet import artifact
+from branchynet.decisions.deadlines import OffloadLimits
+from branchynet.models import zoo
+from branchynet.training.datasets import load_sample
+from edge_node.node import EdgeNode
+from orchestrator.weak_edge import RepeatingWorker, main
+
+
+async def test_every_call_is_made_so_often_and_the_last_result_counts():
+    worker, calls = RepeatingWorker("test-compute", 4), []
+    done = await worker.run(lambda value, more: calls.append(value) or len(calls) + more, "once", more=10)
+    assert (calls, done.value) == (["once"] * 4, 14)
+    assert done.compute_ms > 0
+    worker.close()
+
+
+async def test_a_node_that_computes_on_it_answers_and_profiles_as_ever():
+    manifest, half = artifact.load_runner(zoo.find("lenet-fashion"), 0, 1)
+    images, ran = load_sample().images[:8], []
+    whole = half.resume(images.copy(), 0, 1, manifest.rule)
+    resume = half.resume
+    half.resume = lambda *given: ran.append(given[1:3]) or resume(*given)
+    node = EdgeNode(manifest, half, None, OffloadLimits(1_000, 20), 8)
+    node.compute_on(RepeatingWorker("edge-compute", 3))
+    answers = await node.classify(images)
+    assert [answer.label for answer in answers] == whole.logits.argmax(axis=1).tolist()
+    assert ran == [(0, 1)] * 3
+    ran.clear()
+    found = await node.prober().profile(np.array(images), (1,), 1, (), engine="eager", threads=1)
+    assert len(ran) == 3 * 3  # two rounds that do not count
+    assert found.stages == (0, 1)
+    node.close()
+
+
+def test_wrong_numbers_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--times", "0"])
+    assert "--times is 0; it must be at least 1" in capsys.readouterr().err
