@@ -1,10 +1,12 @@
 """Would it pay to upload the map of an early cut while the next local exit computes, and to stop when that is sure?
 
     branchynet profile alexnet-cifar10 --out profile.json
-    python benchmarks/speculation.py profile.json [--artifact alexnet-cifar10] [--codec uint8+zstd] [--json FILE]
+    python benchmarks/speculation.py profile.json [--stage-ms 2.3,2.2,2.1 --beside-ms 1.5] [--codec fp32] [--json FILE]
 
 One edge with a compute thread, an uplink and a cloud, each first come first served; requests arrive at random, and each
-leaves where a test image of the artifact leaves. The times are the profile's. Three ways to serve the same requests:
+leaves where a test image of the artifact leaves. Times and bytes are the profile's. On a busy machine the lower
+quartiles that `branchynet profile` prints say more: `--stage-ms` takes them, and `--beside-ms` what a request and an
+offload take beside. Three ways to serve the same requests:
 
 - `late cut`: run both exits, then upload what is left at the late cut;
 - `early cut`: run the first exit, upload what is left at the early cut, exit 1 is the cloud's;
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +32,7 @@ from rich.table import Table
 
 from branchynet import artifact as artifacts
 from branchynet.decisions.plans import plain_codec
-from branchynet.decisions.timing import CodecCost, Link, ServingProfile
+from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
 from branchynet.models import zoo
 from branchynet.training.datasets import load
 from branchynet.training.evaluation import measure_outcomes
@@ -153,6 +155,8 @@ def main(
     profile: Annotated[Path, typer.Argument(help="JSON of `branchynet profile`.", exists=True)],
     artifact: Annotated[str, typer.Option(help="With two exits before the late cut.")] = "alexnet-cifar10",
     codec: Annotated[str, typer.Option(help="How maps are sent.")] = "uint8+zstd",
+    stage_ms: Annotated[str | None, typer.Option(help="In place of the profile's, for edge and cloud.")] = None,
+    beside_ms: Annotated[float | None, typer.Option(help="Of a request, and of an offload, in place of both.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the data sets.", envvar="BRANCHYNET_DATA")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Figures for programs.")] = None,
 ) -> None:
@@ -160,6 +164,11 @@ def main(
     manifest, network = artifacts.load_runner(zoo.find(artifact))
     exits = measure_outcomes(network, manifest.cost, load(manifest.dataset, "test", data)).exit_of(manifest.rule)
     measured = read_profile(profile)
+    if stage_ms is not None:
+        times = StageTimes((1,), tuple((float(part),) for part in stage_ms.split(",")))
+        measured = replace(measured, edge=times, cloud=times)
+    if beside_ms is not None:
+        measured = replace(measured, request_ms=beside_ms, offload_ms=beside_ms)
     rows = [study(measured, codec, exits, link, slow) for slow, link in itertools.product(SLOWDOWNS, LINKS)]
     table = Table(title=f"{artifact}, {codec}: {REQUESTS:,} requests, p95 ms (bytes up per request)")
     for heading in ("edge", "Mbit/s, rtt ms", *WAYS, "wasted", "p95 gain", "mean gain"):
