@@ -21,7 +21,7 @@ __all__ = ["STEP", "OperatingPoint", "operating_points", "point_for"]
 
 # Of accuracy: a tenth of a percentage point, so that who asks for 0.905 gets the cheapest rule there is.
 STEP = 0.001
-# Sums of steps are not exact; no accuracy on a million images is as fine as this.
+# Sums of steps are not exact, neither here nor in a client; no accuracy on a million images is as fine as this.
 SLACK = 1e-9
 
 
@@ -79,7 +79,7 @@ def point_for(points: Sequence[OperatingPoint], accuracy: float) -> OperatingPoi
     """
     if not 0 <= accuracy <= 1:
         raise InvalidInput(f"accuracy_target is {accuracy}; it must be a share of right answers, 0 to 1")
-    good = [point for point in points if point.accuracy >= accuracy]
+    good = [point for point in points if point.accuracy >= accuracy - SLACK]
     if not good:
         best = max(point.accuracy for point in points)
         raise InvalidInput(f"accuracy_target is {accuracy}; the best there is on the calibration split is {best}")

@@ -172,6 +172,7 @@ def test_policy_rule_and_environment_are_taken(
     assert exits("--criterion", "max-probability", "--threshold", "1") == {(1, "cloud")}
     assert exits("--threshold", "0", "--policy", "edge-only") == {(0, "edge")}
     assert exits("--threshold", "1e9", "--policy", "cloud-only") == {(0, "cloud")}
+    assert exits("--accuracy-target", "0") == {(0, "edge")}
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
@@ -182,6 +183,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "figures to nowhere": (["classify", "--sample", "1", "--json", "half.png/answers.json"], "half.png"),
     "two thresholds": (["classify", "--sample", "1", "--threshold", "1", "--threshold", "2"], "2 thresholds"),
     "threshold is NaN": (["classify", "--sample", "1", "--threshold", "nan"], "nan"),
+    "an accuracy that no rule has": (["classify", "--sample", "1", "--accuracy-target", "0.999"], "the best there is"),
     "unknown artifact": (["evaluate", "--artifact", "resnet-5000"], "lenet-fashion"),
     "unknown recipe": (["train", "--recipe", "resnet-5000"], "lenet-fashion"),
     "no such data folder": (["evaluate", "--data", "nowhere"], "nowhere"),

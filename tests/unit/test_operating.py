@@ -48,7 +48,9 @@ def test_a_target_gets_no_dearer_a_rule_than_the_step_costs():
 POINTS = (OperatingPoint((2.0,), 0.8, 10.0), OperatingPoint((1.0,), 0.85, 20.0), OperatingPoint((0.5,), 0.9, 40.0))
 
 
-@pytest.mark.parametrize(("target", "chosen"), [(0.0, 0), (0.8, 0), (0.8001, 1), (0.85, 1), (0.87, 2), (0.9, 2)])
+@pytest.mark.parametrize(
+    ("target", "chosen"), [(0.0, 0), (0.8, 0), (0.8001, 1), (0.85, 1), (0.87, 2), (0.9, 2), (0.9 + 1e-15, 2)]
+)
 def test_a_target_gets_the_cheapest_point_that_reaches_it(target, chosen):
     assert point_for(POINTS, target) == POINTS[chosen]
     assert point_for(POINTS[::-1], target) == POINTS[chosen], "in whatever order they lie"
