@@ -1,8 +1,7 @@
 """Requests of several kinds sent to running nodes in turn, one after the other.
 
 Nobody waits behind anybody, a slow minute of the machine falls on all kinds alike, and none has always the same one
-before it, which leaves caches and schedulers in some state; so what they take may be compared, also where other programs
-are at work.
+before it; so what they take may be compared, also where other programs are at work.
 """
 
 from __future__ import annotations
