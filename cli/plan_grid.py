@@ -97,13 +97,13 @@ def _measure(
 ) -> list[Live]:
     """Measure *count* of *points*, print them, and add what they are to *figures*."""
     from orchestrator.plan_grid import spread_over
-    from orchestrator.plan_live import MORE, measure_points
+    from orchestrator.plan_live import measure_points
 
     if not count:
         return []
     some = spread_over(points, count)
     with progress_bar() as bar:
-        task = bar.add_task("measuring", total=MORE * requests, note=f"{count} links and edges in turn")
+        task = bar.add_task("measuring", total=requests, note=f"{count} links and edges in turn")
         lives, profiles = asyncio.run(measure_points(subject, ground, some, requests, logs, lambda: bar.advance(task)))
     print_live(lives, requests, ground)
     figures["live"] = [live_figures(one, ground) for one in lives]
