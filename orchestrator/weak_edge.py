@@ -1,10 +1,10 @@
 """An edge node as on a slower machine, to measure by: `python -m orchestrator.weak_edge --times 10 FLAGS OF AN EDGE`.
 
-It does whatever it computes, stages and codecs alike, over and over on its compute thread until that has taken ten times
-as long as the first time; answers are those of any edge. (Ten times over would take less: the layers find their weights
-in the cache from the second time on.) A limit on the CPU's time would not do: it takes effect by periods of many
-milliseconds, in which a stage of one millisecond runs at full speed or not at all. What gRPC and the event loop do is as
-fast as ever.
+It does whatever it computes, stages and codecs alike, over and over on its compute thread until that has taken ten
+times as long as the first time; answers are those of any edge. (Ten times over would take less: the layers find their
+weights in the cache from the second time on.) A limit on the CPU's time would not do: it takes effect by periods of
+many milliseconds, in which a stage of one millisecond runs at full speed or not at all. What gRPC and the event loop do
+is as fast as ever.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 
 class RepeatingWorker(Worker):
-    """A worker that makes every call until it has taken *times* as long as the first time, and gives the last result."""
+    """A worker that makes every call until it took *times* as long as the first time, and gives the last result."""
 
     def __init__(self, name: str, times: float) -> None:
         super().__init__(name)

@@ -51,4 +51,4 @@ async def test_a_node_that_computes_on_it_answers_and_profiles_as_ever():
 def test_wrong_numbers_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--times", "0"])
-    assert "--times is 0; it must be at least 1" in capsys.readouterr().err
+    assert "--times is 0; it must be 1 or more" in capsys.readouterr().err
