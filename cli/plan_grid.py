@@ -55,11 +55,13 @@ def plan_grid(
     from branchynet.models import zoo
     from orchestrator.measuring import read_profile
     from orchestrator.plan_grid import choose_over, profiles_of
-    from orchestrator.plan_live import Subject
+    from orchestrator.plan_live import TOLERANCE, Subject
 
     manifest, network = artifacts.load_runner(zoo.find(artifact))
     if held is not None and not manifest.cut <= held <= manifest.stages:
         raise InvalidInput(f"--held is {held}; it must be {manifest.cut}, the artifact's cut, to {manifest.stages}")
+    if live == 1 or live > 48:
+        raise InvalidInput(f"--live is {live}; two points or more are measured, up to all 48, or with 0 none")
     names = None if codecs is None else codec_names(codecs)
     dataset = held_out(manifest, data, images)
     times = read_profile(profile) if profile else measure_profile(artifact, dataset, codec_names(codecs)).profile
@@ -80,7 +82,7 @@ def plan_grid(
     }
     lives = _measure(Subject(artifact, manifest, network, dataset), ground, points, live, requests, logs, figures)
     write_json(json_file, figures)
-    if not all(abs(part.deviation) <= 0.1 for one in lives for part in (one.chosen, one.cloud_only) if part):
+    if not all(abs(part.deviation) <= TOLERANCE for one in lives for part in (one.chosen, one.cloud_only) if part):
         raise typer.Exit(1)
 
 
@@ -95,13 +97,13 @@ def _measure(
 ) -> list[Live]:
     """Measure *count* of *points*, print them, and add what they are to *figures*."""
     from orchestrator.plan_grid import spread_over
-    from orchestrator.plan_live import MORE, measure_points
+    from orchestrator.plan_live import measure_points
 
     if not count:
         return []
     some = spread_over(points, count)
     with progress_bar() as bar:
-        task = bar.add_task("measuring", total=MORE * requests, note=f"{count} links and edges in turn")
+        task = bar.add_task("measuring", total=requests, note=f"{count} links and edges in turn")
         lives, profiles = asyncio.run(measure_points(subject, ground, some, requests, logs, lambda: bar.advance(task)))
     print_live(lives, requests, ground)
     figures["live"] = [live_figures(one, ground) for one in lives]

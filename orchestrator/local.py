@@ -26,9 +26,9 @@ class Topology:
     """What to start. *rtt_ms* is the emulated round trip of each link, *uplink_mbps* and *downlink_mbps* its rates.
 
     *codec* and *image_codec* are how the edges send feature maps and images, *cut* how many stages they hold (the
-    artifact's own cut if None). They do everything *times* times over (`orchestrator.weak_edge`). With *control* the
-    nodes let themselves be profiled. *variants*: a topology for each edge, of which the link and what edges are told
-    count.
+    artifact's own cut if None). They take *times* as long for what they compute (`orchestrator.weak_edge`). With
+    *control* the nodes let themselves be profiled. *variants*: a topology for each edge, of which the link and what
+    edges are told count.
     """
 
     artifact: str = "lenet-fashion"
@@ -42,7 +42,7 @@ class Topology:
     codec: str = "fp32"
     image_codec: str = "raw"
     cut: int | None = None
-    times: int = 1
+    times: float = 1
     control: bool = False
     variants: tuple[Topology, ...] = ()
 

@@ -5,8 +5,8 @@
            ──► an edge of each speed to profile ──► easy link ──┘
 
 Requests of all points and those that profiles are made of take turns, so whatever else the machine does falls on
-measurements and predictions alike. A weak edge does everything so many times over (`orchestrator.weak_edge`); its
-profile is measured like any other.
+measurements and predictions alike. A weak edge repeats its work until it has taken so many times as long
+(`orchestrator.weak_edge`); its profile is measured like any other.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ __all__ = ["TOLERANCE", "Live", "Measured", "Subject", "measure_points"]
 
 TOLERANCE = 0.10
 WARM_UP = 5
-# So many times as many requests go into the profiles: all predictions hang on them.
-MORE = 2
 ROUNDS = 50
 
 Rows = NDArray[np.int64]
@@ -116,13 +114,13 @@ async def measure_points(
     """Each of *points* with real nodes, *requests* single images for each plan; and the profiles of those minutes.
 
     The images are those of *ground*, drawn so that as many leave at each exit as among all. *on_turn* is told of each
-    of `MORE` times *requests* turns. Raises `Unavailable` if a node does not start or does not answer.
+    turn, of which there are *requests*. Raises `Unavailable` if a node does not start or does not answer.
     """
     held, data = ground.profile.held, (subject.dataset.images, subject.dataset.labels)
     async with LocalTopology.running(_topology(subject, held, points), logs) as running:
         names = sorted({cost.codec for cost in ground.profile.codecs})
         nodes = {times: await _probe(subject, running, place, names) for place, times in enumerate(SLOWDOWNS)}
-        rows = np.random.default_rng(1).integers(len(data[0]), size=MORE * requests)
+        rows = np.random.default_rng(1).integers(len(data[0]), size=requests)
         asking = [
             kind
             for target in running.targets[: len(SLOWDOWNS)]

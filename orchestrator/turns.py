@@ -1,7 +1,7 @@
 """Requests of several kinds sent to running nodes in turn, one after the other.
 
-Nobody waits behind anybody, and a slow minute of the machine falls on all kinds alike; so what they take may be
-compared, also where other programs are at work.
+Nobody waits behind anybody, a slow minute of the machine falls on all kinds alike, and none has always the same one
+before it; so what they take may be compared, also where other programs are at work.
 """
 
 from __future__ import annotations
@@ -41,19 +41,20 @@ async def send_in_turn(
     labels: NDArray[np.int64],
     on_turn: Callable[[], None] = lambda: None,
 ) -> list[Records]:
-    """The records of each kind, whose request *i* is sent in turn *i*; kinds with fewer requests leave turns out.
+    """The records of each kind; in a turn each has one request, in random order, always the same.
 
-    Turns that a kind leaves out are spread evenly. *on_turn* is told of each turn that is over. Raises what a node
+    Kinds with fewer requests leave turns out, evenly. *on_turn* is told of each turn that is over. Raises what a node
     refuses.
     """
-    turns = max(len(kind.rows) for kind in kinds)
+    turns, rng = max(len(kind.rows) for kind in kinds), np.random.default_rng(0)
     deliveries: list[list[Delivery | None]] = [[] for _ in kinds]
     latencies: list[list[float]] = [[] for _ in kinds]
     loop = asyncio.get_running_loop()
     couriers = {kind.target: Courier([kind.target]) for kind in kinds}
     try:
         for turn in range(turns):
-            for kind, delivered, taken in zip(kinds, deliveries, latencies, strict=True):
+            for number in rng.permutation(len(kinds)):
+                kind, delivered, taken = kinds[number], deliveries[number], latencies[number]
                 if len(delivered) >= (turn + 1) * len(kind.rows) // turns:
                     continue
                 await asyncio.sleep(PAUSE_S)

@@ -1,5 +1,7 @@
 """A weak edge does its work over and over; what comes out is what any edge says."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -11,11 +13,19 @@ from edge_node.node import EdgeNode
 from orchestrator.weak_edge import RepeatingWorker, main
 
 
-async def test_every_call_is_made_so_often_and_the_last_result_counts():
+async def test_a_call_is_made_until_it_took_so_many_times_the_first_and_the_last_result_counts():
     worker, calls = RepeatingWorker("test-compute", 4), []
-    done = await worker.run(lambda value, more: calls.append(value) or len(calls) + more, "once", more=10)
-    assert (calls, done.value) == (["once"] * 4, 14)
-    assert done.compute_ms > 0
+
+    def call(value, more):
+        time.sleep(0.001 if calls else 0.02)  # what was slow at first is quick from then on
+        calls.append(value)
+        return len(calls) + more
+
+    done = await worker.run(call, "once", more=10)
+    assert set(calls) == {"once"}
+    assert len(calls) > 4
+    assert done.value == len(calls) + 10
+    assert done.compute_ms >= 80
     worker.close()
 
 
@@ -29,10 +39,11 @@ async def test_a_node_that_computes_on_it_answers_and_profiles_as_ever():
     node.compute_on(RepeatingWorker("edge-compute", 3))
     answers = await node.classify(images)
     assert [answer.label for answer in answers] == whole.logits.argmax(axis=1).tolist()
-    assert ran == [(0, 1)] * 3
+    assert ran == [(0, 1)] * len(ran)
+    assert len(ran) >= 2
     ran.clear()
     found = await node.prober().profile(np.array(images), (1,), 1, (), engine="eager", threads=1)
-    assert len(ran) == 3 * 3  # two rounds that do not count
+    assert len(ran) >= 2 * 3  # with two rounds that do not count
     assert found.stages == (0, 1)
     node.close()
 
@@ -40,4 +51,4 @@ async def test_a_node_that_computes_on_it_answers_and_profiles_as_ever():
 def test_wrong_numbers_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--times", "0"])
-    assert "--times is 0; it must be at least 1" in capsys.readouterr().err
+    assert "--times is 0; it must be 1 or more" in capsys.readouterr().err
