@@ -20,6 +20,7 @@ from cli import (
     plan,
     profile,
     reference,
+    replay,
     simulate,
     train,
 )
@@ -57,6 +58,7 @@ app.command("models")(models.models)
 app.command("calibrate")(calibrate.calibrate)
 app.command("profile")(profile.profile)
 app.command("plan")(plan.plan)
+app.command("replay")(replay.replay)
 app.command("drift")(drift.drift)
 app.command("reference")(reference.reference)
 app.command("train")(train.train)

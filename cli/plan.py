@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from branchynet.engine import Runner
     from branchynet.manifest import Manifest
     from branchynet.training.datasets import Dataset
-    from orchestrator.planning import Ground
+    from orchestrator.planning import Ground, Wish
 
 __all__ = ["plan"]
 
@@ -63,7 +63,9 @@ PlotOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option(help="Write the plans that `branchynet edge --adapt` chooses from as its link changes.", dir_okay=False),
+    typer.Option(
+        help="Write the plans that `branchynet edge --adapt` chooses from as its link changes.", dir_okay=False
+    ),
 ]
 DeadlineOption = Annotated[
     float | None, typer.Option(help="For --out: answers later than this are to be avoided, ms.", min=0.001)
@@ -110,8 +112,21 @@ def plan(
 
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise InvalidInput(f"--plot is {str(plot)!r}; it must end in .png or .svg")
-    if out is not None and (limited := [name for name, value in (("--max-ms", max_ms), ("--max-p95-ms", max_p95_ms), ("--max-bytes", max_bytes), ("--max-joules", max_joules)) if value is not None]):
-        raise InvalidInput(f"{', '.join(limited)}: no plan keeps to it on every link; with --out only --accuracy-drop limits")
+    if out is not None and (
+        limited := [
+            name
+            for name, value in (
+                ("--max-ms", max_ms),
+                ("--max-p95-ms", max_p95_ms),
+                ("--max-bytes", max_bytes),
+                ("--max-joules", max_joules),
+            )
+            if value is not None
+        ]
+    ):
+        raise InvalidInput(
+            f"{', '.join(limited)}: no plan keeps to it on every link; with --out only --accuracy-drop limits"
+        )
     link = Link(uplink_mbps, rtt_ms=rtt_ms)
     limits = Constraints(None, max_ms, max_p95_ms, max_bytes, max_joules)
     wish = Wish(objective.value, limits, _energy(joules_per_ms, joules_per_byte), cloud_queue_ms)
@@ -148,9 +163,7 @@ def _write_plans(
     adaptation = Adaptation(floor, wish.objective, deadline_ms=deadline_ms)
     candidates = ground.candidates().accurate(floor)
     Replanner(candidates, ground.profile, link, adaptation, 0.0)
-    write_plan_file(
-        path, PlanFile(manifest.name, manifest.content_hash, candidates, ground.profile, link, adaptation)
-    )
+    write_plan_file(path, PlanFile(manifest.name, manifest.content_hash, candidates, ground.profile, link, adaptation))
     console.print(f"for branchynet edge --adapt: {path}, {len(candidates)} plans", soft_wrap=True)
 
 
@@ -189,7 +202,7 @@ def _profile(artifact: str, path: Path | None, images: Dataset, codecs: str | No
 def _ground(
     manifest: Manifest, network: Runner, dataset: Dataset, profile: ServingProfile, codecs: Sequence[str] | None
 ) -> Ground:
-    from orchestrator.planning import Ground
+    from orchestrator.planning import Ground, Wish
 
     with progress_bar() as bar:
         cuts = {cost.cut for cost in profile.codecs}

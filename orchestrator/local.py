@@ -24,7 +24,8 @@ __all__ = ["LocalTopology", "Topology"]
 class Topology:
     """What to start. *rtt_ms* is the emulated round trip of each link, *uplink_mbps* and *downlink_mbps* its rates.
 
-    *codec* is how the edges send feature maps.
+    *codec* is how the edges send feature maps. *adapt*: a plan file for each edge, which is then as slow as its profile
+    says; or none.
     """
 
     artifact: str = "lenet-fashion"
@@ -36,10 +37,13 @@ class Topology:
     seed: int = 0
     engine: Engine = Engine.EAGER
     codec: str = "fp32"
+    adapt: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.edges < 1:
             raise InvalidInput(f"edges is {self.edges}; at least one is needed")
+        if len(self.adapt) not in (0, self.edges):
+            raise InvalidInput(f"{len(self.adapt)} plan files for {self.edges} edges; give one each, or none")
 
 
 class LocalTopology:
@@ -155,4 +159,5 @@ class LocalTopology:
             *("--cloud", f"127.0.0.1:{self.links[number].port}"),
             *("--offload-timeout-ms", str(self.topology.offload_timeout_ms)),
             *("--codec", self.topology.codec),
+            *(("--adapt", str(self.topology.adapt[number]), "--as-profiled") if self.topology.adapt else ()),
         )

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["ask_link", "main", "obey", "obey_stdin", "parse_address", "say", "serve_control"]
 
 COMMANDS = ("stats", "settings", "uplink", "cut", "stall", "restore", "reset")
-UPLINK = "uplink takes a rate in Mbit/s, or the path of a recorded link and, if wished, where in it to start, in seconds"
+UPLINK = (
+    "uplink takes a rate in Mbit/s, or the path of a recorded link and, if wished, where in it to start, in seconds"
+)
 LONGEST_LINE_BYTES = 1024
 
 
