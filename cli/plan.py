@@ -202,7 +202,7 @@ def _profile(artifact: str, path: Path | None, images: Dataset, codecs: str | No
 def _ground(
     manifest: Manifest, network: Runner, dataset: Dataset, profile: ServingProfile, codecs: Sequence[str] | None
 ) -> Ground:
-    from orchestrator.planning import Ground, Wish
+    from orchestrator.planning import Ground
 
     with progress_bar() as bar:
         cuts = {cost.cut for cost in profile.codecs}

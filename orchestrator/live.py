@@ -124,8 +124,8 @@ class Sending:
         self.sent[index, position] = True
         image = self._images[int(self.requests.rows[index, position])]
         left_ms = self._deadline_ms - 1e3 * (loop.time() - due_s)
-        asked = {} if self._plan is None else {"rule": self._plan.rule, "policy": policy_of(self._plan)}
-        delivery = await courier.deliver(image, deadline_ms=left_ms, **asked)
+        rule, policy = (None, Policy.SPLIT) if self._plan is None else (self._plan.rule, policy_of(self._plan))
+        delivery = await courier.deliver(image, rule=rule, policy=policy, deadline_ms=left_ms)
         self.latencies_ms[index, position] = 1e3 * (loop.time() - due_s)
         self.deliveries[index][position] = delivery
         on_answer(delivery, int(self.requests.edges[index]))
