@@ -213,7 +213,7 @@ def _cells(figures: Figures) -> list[str]:
         f"{figures.p95_ms:.1f}",
         f"{100 * figures.accuracy:.1f}",
         f"{figures.bytes:.0f}",
-        f"{figures.changes}",
+        "–" if figures.changes is None else f"{figures.changes}",
     ]
 
 

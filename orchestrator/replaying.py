@@ -97,8 +97,8 @@ class Figures:
     """What became of the requests under the plan called *name*.
 
     *in_time*: share answered by the deadline as planned. *cost_ms*: *mean_ms* with each other answer counted as one
-    deadline more, which is what an edge with a deadline adapts by. *bytes*: sent per request, probes included.
-    *accurate*: whether the plan is as accurate as it must be.
+    deadline more, which is what an edge with a deadline adapts by. *bytes*: sent per request; *changes* of plan: both
+    with probes and known for simulated edges only. *accurate*: whether the plan is as accurate as it must be.
     """
 
     name: str
@@ -109,11 +109,13 @@ class Figures:
     accuracy: float
     fallbacks: float
     bytes: float
-    changes: int = 0
+    changes: int | None = None
     accurate: bool = True
 
     @classmethod
-    def of(cls, name: str, records: Records, deadline_ms: float, probe_bytes: float = 0.0, changes: int = 0) -> Figures:
+    def of(
+        cls, name: str, records: Records, deadline_ms: float, probe_bytes: int = 0, changes: int | None = None
+    ) -> Figures:
         """The figures of *records*."""
         in_time = float(((records.latency_ms <= deadline_ms) & (records.place < FALLBACK)).mean())
         mean_ms = float(records.latency_ms.mean())
