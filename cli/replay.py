@@ -76,6 +76,7 @@ def replay(
     terms = Terms(rate, seconds, deadline_ms, rtt_ms, downlink_mbps, seed)
     courses = _courses(traces, start_s)
     manifest, network = artifacts.load_runner(zoo.find(artifact or file.artifact))
+    file.check_artifact(manifest.name, manifest.content_hash)
     dataset = _images(manifest, data, images)
     with progress_bar() as bar:
         task = bar.add_task("judging", total=None, note="the images through every codec")

@@ -199,11 +199,7 @@ class Rivals:
         terms: Terms,
         on_image: Callable[[int], None] = lambda _: None,
     ) -> Rivals:
-        """*network* on *dataset* through every codec of *file*; *on_image* as for `Ground.of`.
-
-        Raises `InvalidInput` for the plans of another artifact.
-        """
-        file.check_artifact(manifest.name, manifest.content_hash)
+        """*network*, that of the artifact of *file*, on *dataset* through its codecs; *on_image* as for `Ground.of`."""
         codecs = {way.codec for way in file.candidates.ways if not way.local_only}
         known = tuple(cost for cost in file.profile.codecs if cost.codec in codecs)
         found = Ground.of(manifest, network, dataset, replace(file.profile, codecs=known), None, on_image)
