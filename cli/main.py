@@ -21,6 +21,7 @@ from cli import (
     plan_grid,
     profile,
     reference,
+    replay,
     simulate,
     train,
 )
@@ -59,6 +60,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("profile")(profile.profile)
 app.command("plan")(plan.plan)
 app.command("plan-grid")(plan_grid.plan_grid)
+app.command("replay")(replay.replay)
 app.command("drift")(drift.drift)
 app.command("reference")(reference.reference)
 app.command("train")(train.train)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from branchynet.decisions.placement import EnergyModel
-    from branchynet.decisions.timing import Link, ServingProfile
+    from branchynet.decisions.timing import ServingProfile
     from branchynet.engine import Runner
     from branchynet.manifest import Manifest
     from branchynet.training.datasets import Dataset
@@ -112,23 +112,10 @@ def plan(
 
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise InvalidInput(f"--plot is {str(plot)!r}; it must end in .png or .svg")
-    if out is not None and (
-        limited := [
-            name
-            for name, value in (
-                ("--max-ms", max_ms),
-                ("--max-p95-ms", max_p95_ms),
-                ("--max-bytes", max_bytes),
-                ("--max-joules", max_joules),
-            )
-            if value is not None
-        ]
-    ):
-        raise InvalidInput(
-            f"{', '.join(limited)}: no plan keeps to it on every link; with --out only --accuracy-drop limits"
-        )
     link = Link(uplink_mbps, rtt_ms=rtt_ms)
     limits = Constraints(None, max_ms, max_p95_ms, max_bytes, max_joules)
+    if out is not None and limits.asked():
+        raise InvalidInput(f"--out with a limit of {limits.asked()[0][0]}: no plan keeps to it on every link")
     wish = Wish(objective.value, limits, _energy(joules_per_ms, joules_per_byte), cloud_queue_ms)
     manifest, network = artifacts.load_runner(zoo.find(artifact))
     if held is not None and not manifest.cut <= held <= manifest.stages:
@@ -148,22 +135,20 @@ def plan(
         figures["map"] = answer.draw(plot)
         console.print(f"picture: {plot}", soft_wrap=True)
     if out is not None:
-        _write_plans(out, manifest, ground, wish, link, deadline_ms)
+        _write_plans(out, manifest, answer, deadline_ms)
     write_json(json_file, figures)
 
 
-def _write_plans(
-    path: Path, manifest: Manifest, ground: Ground, wish: Wish, link: Link, deadline_ms: float | None
-) -> None:
+def _write_plans(path: Path, manifest: Manifest, answer: Answer, deadline_ms: float | None) -> None:
     """Write what an edge needs to choose anew; what it could not start with is refused here."""
     from branchynet.decisions.adaptation import Adaptation, Replanner
     from branchynet.plan_file import PlanFile, write_plan_file
 
-    floor = wish.constraints.min_accuracy or 0.0
-    adaptation = Adaptation(floor, wish.objective, deadline_ms=deadline_ms)
-    candidates = ground.candidates().accurate(floor)
-    Replanner(candidates, ground.profile, link, adaptation, 0.0)
-    write_plan_file(path, PlanFile(manifest.name, manifest.content_hash, candidates, ground.profile, link, adaptation))
+    floor = answer.wish.constraints.min_accuracy or 0.0
+    adaptation = Adaptation(floor, answer.wish.objective, deadline_ms=deadline_ms)
+    candidates, profile = answer.measures.candidates.accurate(floor), answer.ground.profile
+    Replanner(candidates, profile, answer.link, adaptation, 0.0)
+    write_plan_file(path, PlanFile(manifest.name, manifest.content_hash, candidates, profile, answer.link, adaptation))
     console.print(f"for branchynet edge --adapt: {path}, {len(candidates)} plans", soft_wrap=True)
 
 

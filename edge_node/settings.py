@@ -43,12 +43,11 @@ class EdgeSettings(NodeSettings):
     )
     adapt: Path | None = Field(
         None,
-        description="file of `branchynet plan --out`: choose cut, thresholds and codec from it as link and cloud change",
+        description="file of `branchynet plan --out`: choose cut, thresholds and codec from it as the link changes",
     )
     as_profiled: bool = Field(
         False,
-        description="take as long for layers and codecs as the profile in the file of --adapt says: a slower device, "
-        "tried out here",
+        description="take as long for layers as the profile of --adapt says: a slower device, tried out here",
     )
     keep_exit_share: float | None = Field(
         None,

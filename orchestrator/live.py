@@ -40,7 +40,7 @@ async def send_requests(
     targets: Mapping[int, str],
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
-    plan: Plan,
+    plan: Plan | None,
     *,
     cloud: int,
     deadline_ms: float,
@@ -48,8 +48,9 @@ async def send_requests(
 ) -> Records:
     """Send *requests* to the edges at *targets* (edge number to `host:port`); rows are positions in *images*.
 
-    *cloud* is the number of the cloud these edges ask. *on_answer* is told of each delivery and its edge. Raises what a
-    node refuses; a request that got no answer by *deadline_ms* is a row with place `lost`.
+    Without a *plan* the edges go by their own. *cloud* is the number of the cloud these edges ask. *on_answer* is told
+    of each delivery and its edge. Raises what a node refuses; a request that got no answer by *deadline_ms* is a row
+    with place `lost`.
     """
     sending = Sending(requests, targets, images, labels, plan, cloud=cloud, deadline_ms=deadline_ms)
     await sending.run(asyncio.get_running_loop().time(), on_answer)
@@ -69,7 +70,7 @@ class Sending:
         targets: Mapping[int, str],
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
-        plan: Plan,
+        plan: Plan | None,
         *,
         cloud: int,
         deadline_ms: float,
@@ -123,7 +124,8 @@ class Sending:
         self.sent[index, position] = True
         image = self._images[int(self.requests.rows[index, position])]
         left_ms = self._deadline_ms - 1e3 * (loop.time() - due_s)
-        delivery = await courier.deliver(image, rule=self._plan.rule, policy=policy_of(self._plan), deadline_ms=left_ms)
+        rule, policy = (None, Policy.SPLIT) if self._plan is None else (self._plan.rule, policy_of(self._plan))
+        delivery = await courier.deliver(image, rule=rule, policy=policy, deadline_ms=left_ms)
         self.latencies_ms[index, position] = 1e3 * (loop.time() - due_s)
         self.deliveries[index][position] = delivery
         on_answer(delivery, int(self.requests.edges[index]))

@@ -28,7 +28,7 @@ class Topology:
     *codec* and *image_codec* are how the edges send feature maps and images, *cut* how many stages they hold (the
     artifact's own cut if None). They take *times* as long for what they compute (`orchestrator.weak_edge`). With
     *control* the nodes let themselves be profiled. *variants*: a topology for each edge, of which the link and what
-    edges are told count.
+    edges are told count. *adapt*: a plan file for each edge, which is then as slow as its profile says; or none.
     """
 
     artifact: str = "lenet-fashion"
@@ -45,12 +45,15 @@ class Topology:
     times: float = 1
     control: bool = False
     variants: tuple[Topology, ...] = ()
+    adapt: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.edges < 1:
             raise InvalidInput(f"edges is {self.edges}; at least one is needed")
         if self.variants and len(self.variants) != self.edges:
             raise InvalidInput(f"{len(self.variants)} variants are given for {self.edges} edges; one each, or none")
+        if len(self.adapt) not in (0, self.edges):
+            raise InvalidInput(f"{len(self.adapt)} plan files for {self.edges} edges; give one each, or none")
 
     def of(self, number: int) -> Topology:
         """What edge *number* and its link are started by."""
@@ -177,6 +180,7 @@ class LocalTopology:
             *("--offload-timeout-ms", str(topology.offload_timeout_ms)),
             *("--codec", topology.codec, "--image-codec", topology.image_codec),
             *(() if topology.cut is None else ("--cut", str(topology.cut))),
+            *(("--adapt", str(self.topology.adapt[number]), "--as-profiled") if self.topology.adapt else ()),
         )
         if topology.times == 1:
             return "edge_node", arguments

@@ -261,9 +261,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--control",
         action="store_true",
-        help="read commands from stdin, one a line: stats, settings, uplink RATE or FILE [SECOND], cut, stall, restore, reset (the "
-        "counters to 0); "
-        "each is answered by one JSON line; end when stdin, a pipe or terminal, ends",
+        help="read commands from stdin, one a line: stats, settings, uplink RATE or FILE [SECOND], "
+        "cut, stall, restore, reset (the counters to 0); each is answered by one JSON line; end when stdin, a pipe or "
+        "terminal, ends",
     )
     parser.add_argument(
         "--control-listen",

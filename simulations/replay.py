@@ -1,7 +1,7 @@
 """One edge over a recorded link, request by request, in virtual time: for plans that change under way.
 
-    sent ─► edge's stages ─► codec ─► uplink ─► half the round trip ─► cloud ─► downlink ─► half the round trip ─► answer
-            └──── one worker ────┘   in bits                        one worker
+    sent ─► edge's stages ─► codec ─► uplink ─► half a round trip ─► cloud ─► downlink ─► half a round trip ─► answer
+            └──── one worker ────┘   in bits                      one worker
 
 What the simulator reckons for all requests at once cannot be, where the next plan depends on the answers before it. So
 this is a list of events; link, exits and times are the same objects there, and whoever chooses is the very one that a
@@ -111,10 +111,19 @@ class Replayed:
 
 
 def replay(
-    chooser: Chooser, ground: Ground, capacity: Capacity, sent_s: NDArray[np.float64], rows: NDArray[np.int64]
+    chooser: Chooser,
+    ground: Ground,
+    capacity: Capacity,
+    sent_s: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    *,
+    start_s: float = 0.0,
 ) -> Replayed:
-    """Requests for the samples *rows*, int64 [N], sent at *sent_s*, float64 [N] ascending, over *capacity*."""
-    run = _Run(chooser, ground, capacity)
+    """Requests for the samples *rows*, int64 [N], sent at *sent_s*, float64 [N] ascending, over an uplink.
+
+    At time 0 the uplink is *start_s* into the course of *capacity*.
+    """
+    run = _Run(chooser, ground, capacity, start_s)
     requests = [_Request(int(row), float(time_s)) for row, time_s in zip(rows, sent_s, strict=True)]
     for request in requests:
         run.at(request.sent_s + ground.profile.request_ms / 1e3, run.arrive, request)
@@ -149,9 +158,9 @@ class _Request:
 class _Run:
     """The events of a replay, each of which makes later ones."""
 
-    def __init__(self, chooser: Chooser, ground: Ground, capacity: Capacity) -> None:
+    def __init__(self, chooser: Chooser, ground: Ground, capacity: Capacity, start_s: float) -> None:
         self.probes: list[_Request] = []
-        self._chooser, self._ground, self._capacity = chooser, ground, capacity
+        self._chooser, self._ground, self._capacity, self._start_s = chooser, ground, capacity, start_s
         self._events: list[tuple[float, int, Callable[[_Request], None], _Request]] = []
         self._order = itertools.count()
         self._now_s = 0.0
@@ -206,8 +215,9 @@ class _Run:
         request.uplink_bytes = round(cost.message_bytes)
         bits = 8 * (cost.message_bytes + ground.profile.framing_bytes)
         ready_s = self._now_s + ground.profile.offload_ms / 1e3
-        self._booked_bits = max(float(self._capacity.bits_by(np.asarray(ready_s))), self._booked_bits) + bits
-        left_s = max(float(self._capacity.time_of_s(np.asarray(self._booked_bits))), ready_s)
+        carried_bits = float(self._capacity.bits_by(np.asarray(ready_s + self._start_s)))
+        self._booked_bits = max(carried_bits, self._booked_bits) + bits
+        left_s = max(float(self._capacity.time_of_s(np.asarray(self._booked_bits))) - self._start_s, ready_s)
         self.at(left_s + ground.link.rtt_ms / 2e3, self._in_cloud, request)
         self.at(self._now_s + allowed_ms / 1e3, self._give_up, request)
 

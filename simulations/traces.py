@@ -2,7 +2,7 @@
 
 Mahimahi: one line a delivery, its time in whole milliseconds, 1,500 bytes each (Winstein et al., NSDI 2013). Two
 columns: time in s, throughput in Mbit/s since the line before, as Pensieve's simulator reads them (Mao et al., SIGCOMM
-2017); so the first line only marks the start. Tables have commas and a first line that names the columns: `Time`, a date
+2017); so the first line only marks the start. Tables have commas and a first line that names the columns: `Time`, dates
 as in `Thu Aug 11 13:42:06 UTC 2022`, and `RATE(MBit/s)`, again since the line before (the 5G uplink measurements of
 Munster Technological University).
 """

@@ -168,16 +168,11 @@ class Replanner:
         return self._prospects.expected_ms(self._outlook(now_s), self._adaptation.deadline_ms)
 
     def _outlook(self, now_s: float) -> Outlook:
-        return Outlook(
-            self.link(now_s),
-            self.cloud_queue_ms(now_s),
-            self.risk(now_s),
-            self._given_up_ms,
-            1 / max(self._gap_s, 1e-3),
-        )
+        pace = 1 / max(self._gap_s, 1e-3)
+        return Outlook(self.link(now_s), self.cloud_queue_ms(now_s), self.risk(now_s), self._given_up_ms, pace)
 
     def _quickest_to_send(self, now_s: float) -> Plan | None:
-        """The plan that probes go by: whose offloads are back soonest. None if there is nothing to choose or to send."""
+        """The plan that probes go by: whose offloads are back soonest. None if there is nothing to choose."""
         sends = self._accurate & (self._prospects.uplink_bytes > 0)
         if self._accurate.sum() < 2 or not sends.any():
             return None

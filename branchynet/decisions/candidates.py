@@ -160,7 +160,7 @@ class Candidates:
         Of one way and among the accurate, that is whoever lets no more samples pass any exit than another one does.
         Raises `InvalidInput`, with the highest accuracy there is, if no plan is accurate enough.
         """
-        passing = 1 - np.cumsum(self.shares, axis=1)[:, :-1].round(9)
+        passing = 1 - np.cumsum(self.shares, axis=1).round(9)
         rows: list[int] = []
         for number in range(len(self.ways)):
             here = np.flatnonzero((self.way == number) & (self.accuracy >= min_accuracy))

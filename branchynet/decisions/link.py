@@ -13,7 +13,7 @@ estimate says so by a wide range for each, and by a narrow one for the time of a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ FIRST_NOISE = 0.1
 LEAST_NOISE = 0.02
 LEAST_NOISE_MS = 0.1
 NOISE_MEMORY = 0.9
-# No observation, and no hope, makes the link more than fifty times as fast as it was believed to be.
+# No observation makes the link more than fifty times as fast as it was believed to be.
 LEAST_SHARE = 0.02
 
 
@@ -84,12 +84,6 @@ class LinkEstimate:
         std = math.sqrt(self.covariance[1][1])
         fast = self.mean[1] - std
         return 8e-3 / (self.mean[1] + std), 8e-3 / fast if fast > 0 else math.inf
-
-    def fastest(self) -> LinkEstimate:
-        """The same belief one standard deviation faster, in round trip and rate."""
-        spread = np.sqrt(np.diag(np.array(self.covariance)))
-        rtt_ms, ms_per_byte = np.maximum(np.array(self.mean) - spread, LEAST_SHARE * np.array(self.mean))
-        return replace(self, mean=(float(rtt_ms), float(ms_per_byte)))
 
     def transfer(self, sent_bytes: float) -> Transfer:
         """What a message of *sent_bytes* will spend on the network."""

@@ -1,4 +1,4 @@
-"""What every candidate is expected to take over a link that is only believed in, by a deadline, with requests behind it.
+"""What every candidate is expected to take over a link that is only believed in, with a deadline and others in the way.
 
 `branchynet.decisions.placement` judges plans on a link that is known and on which each message comes through. A node at
 work knows less and more: how unsure its belief is, how likely an answer is not to come at all, and how many requests

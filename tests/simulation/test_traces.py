@@ -43,6 +43,18 @@ def test_two_columns_are_rates_since_the_line_before(tmp_path: Path, ending: str
     assert rate.mean_mbps == pytest.approx(6.5 / 4)
 
 
+def test_a_table_has_dates_and_rates_among_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "link.csv"
+    path.write_text(
+        "Time,rssi(dBm),RATE(MBit/s)\nWed Dec 15 16:05:11 UTC 2021,-71,99\nWed Dec 15 16:05:14 UTC 2021,-70,8.5\n"
+        "Thu Dec 16 00:00:00 UTC 2021,-70,2\n"
+    )
+    rate = read_trace(path)
+    assert isinstance(rate, PiecewiseRate)
+    np.testing.assert_array_equal(rate.ends_s, [3, 28_489])
+    np.testing.assert_array_equal(rate.mbps, [8.5, 2])
+
+
 def test_of_two_lines_for_one_moment_the_first_counts(tmp_path: Path) -> None:
     path = tmp_path / "link.txt"
     path.write_text("0 1\n1 2\n1 7\n2 3\n")
@@ -60,6 +72,9 @@ def test_of_two_lines_for_one_moment_the_first_counts(tmp_path: Path) -> None:
         ("mixed", b"1\n1 2\n", r"lines have \[1, 2\] columns"),
         ("words", b"time rate\n0 1\n", "could not convert string to float: 'time'"),
         ("picture", b"\x89PNG\xff\xfe\n", "could not convert"),
+        ("other.csv", b"when,how much\n0,1\n", "no column 'Time'"),
+        ("dateless.csv", b"Time,RATE(MBit/s)\n0,1\n", "does not match format"),
+        ("short.csv", b"Time,RATE(MBit/s)\nWed Dec 15 16:05:11 UTC 2021\n", "NoneType"),
         ("single", b"0 1\n", "one line says no duration"),
         ("moment", b"1 1\n1 1\n", "0 times with 0 rates"),
         ("backwards", b"0 1\n2 1\n1 1\n", "ascend from above 0"),
@@ -102,7 +117,7 @@ def test_a_file_that_is_not_there_is_the_systems_error(tmp_path: Path) -> None:
 
 
 @needs_traces
-@pytest.mark.parametrize("kind", ["4g_ghent", "3g_norway", "fcc_broadband", "oboe", "mahimahi"])
+@pytest.mark.parametrize("kind", ["4g_ghent", "3g_norway", "5g_uplink_mtu", "fcc_broadband", "oboe", "mahimahi"])
 def test_every_recorded_link_loads(kind: str) -> None:
     # Mahimahi's folder also holds the licence and notes.
     files = [

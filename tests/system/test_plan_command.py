@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from test_evaluate import write_data
 from typer.testing import CliRunner
 
 from branchynet import artifact
+from branchynet.decisions.adaptation import Replanner
 from branchynet.decisions.placement import Constraints
 from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
 from branchynet.errors import InvalidInput, Unavailable
 from branchynet.models import zoo
+from branchynet.plan_file import read_plan_file
 from branchynet.training.assembly import held_out_images
 from branchynet.training.datasets import load_sample
 from cli.main import app
@@ -104,6 +107,23 @@ def test_sizes_are_those_of_the_images_that_are_offloaded(folder: Path, ground: 
     assert ground.coded[1, "uint4+zstd"] is not ground.table
 
 
+def test_the_plans_for_an_edge_that_adapts_are_those_that_may_win(folder: Path, ground: Ground) -> None:
+    file = folder / "plans.json"
+    options = ("--edge-slowdown", "20", "--accuracy-drop", "2", "--held", "2", "--deadline-ms", "250", "--out", file)
+    words, found = run(folder, *LINK, *options)
+    plans = read_plan_file(file)
+    assert f"{len(plans.candidates)} plans" in words
+    assert (plans.artifact, plans.content_hash) == (ground.manifest.name, ground.manifest.content_hash)
+    assert plans.guessed == Link(5.0, rtt_ms=40.0)
+    assert plans.profile == TypeAdapter(ServingProfile).validate_python(found["profile"])
+    assert plans.adaptation.deadline_ms == 250
+    assert plans.adaptation.min_accuracy == found["limits"]["accuracy"]
+    first = Replanner(plans.candidates, plans.profile, plans.guessed, plans.adaptation, 0.0).plan
+    best = found["plans"][0]
+    assert (first.cut, first.codec, first.local_only) == (best["cut"], best["codec"], best["local_only"])
+    assert len({(way.cut, way.codec, way.local_only) for way in plans.candidates.ways}) > 3
+
+
 def test_limits_objectives_and_devices_are_obeyed(folder: Path) -> None:
     words, found = run(folder, *LINK, "--accuracy-drop", "100", "--max-ms", "60")
     assert found["plans"][0]["local_only"]
@@ -171,6 +191,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "a codec that is none": ((*LINK, "--codecs", "uint8,mp3"), "'mp3'"),
     "a codec that was not measured": ((*LINK, "--codecs", "fp16"), "codec 'fp16' was not measured"),
     "energy without a model": ((*LINK, "--objective", "joules"), "joules are asked for"),
+    "limits that no link keeps to": ((*LINK, "--max-ms", "60", "--out", "x.json"), "--out with a limit of mean_ms"),
+    "a deadline of bytes": (
+        (*LINK, "--objective", "uplink_bytes", "--deadline-ms", "9", "--out", "x.json"),
+        "deadline_ms is 9.0 with the objective uplink_bytes",
+    ),
     "a picture of no kind": ((*LINK, "--plot", "heat.pdf"), "heat.pdf"),
 }
 

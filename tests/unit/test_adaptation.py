@@ -35,13 +35,14 @@ GUESS = Link(5.0, rtt_ms=50.0)
 
 
 class World:
-    """Requests ten times a second through an edge that adapts, over a link and to a cloud that can be changed."""
+    """Requests to an edge that adapts, over a link and to a cloud that can be changed; what is late is given up."""
 
-    def __init__(self, mbps, rtt_ms, *, queue_ms=0.0, noise=0.05, seed=0, **options):
+    def __init__(self, mbps, rtt_ms, *, queue_ms=0.0, noise=0.05, gap_s=1.0, timeout_ms=8_000.0, **options):
         self.mbps, self.rtt_ms, self.queue_ms, self.noise, self.now_s = mbps, rtt_ms, queue_ms, noise, 0.0
+        self.gap_s, self.timeout_ms, self.probes = gap_s, timeout_ms, 0
         self.adaptation = Adaptation(FLOOR, **options)
         self.replanner = Replanner(CANDIDATES, PROFILE, GUESS, self.adaptation, 0.0)
-        self.random = np.random.default_rng(seed)
+        self.random = np.random.default_rng(0)
         self.plans, self.served = [self.replanner.plan], []
 
     @property
@@ -49,25 +50,34 @@ class World:
         return evaluate(CANDIDATES, PROFILE, Link(self.mbps, rtt_ms=self.rtt_ms), cloud_queue_ms=self.queue_ms)
 
     def run(self, seconds):
-        for _ in range(int(10 * seconds)):
-            self.now_s += 0.1
+        for _ in range(int(seconds / self.gap_s)):
+            self.now_s += self.gap_s
             plan = self.replanner.decide(self.now_s)
+            probe = self.replanner.probe(self.now_s)
             if plan is not self.plans[-1]:
                 self.plans.append(plan)
             self.served.append(plan)
             row = self.random.integers(200)
             ends = PROFILE.exit_stages[TABLE.exit_of(plan.rule)[row]] + 1
-            if plan.local_only or ends <= plan.cut:
-                continue
-            size = PROFILE.message_bytes[plan.cut] if plan.codec != "uint4" else 900
-            late = 1 + self.noise * abs(self.random.normal())
-            took_ms = late * (self.rtt_ms + 8e-3 * size / self.mbps) + PROFILE.offload_ms
-            self.replanner.answered(self.now_s + took_ms / 1e3, size, took_ms, self.queue_ms)
+            if not plan.local_only and ends > plan.cut:
+                self.send(plan)
+            if probe is not None:
+                self.probes += 1
+                self.send(probe)
         return self
+
+    def send(self, plan):
+        size = PROFILE.message_bytes[plan.cut] if plan.codec != "uint4" else 900
+        late = 1 + self.noise * abs(self.random.normal())
+        took_ms = late * (self.rtt_ms + 8e-3 * (size + PROFILE.framing_bytes) / self.mbps) + PROFILE.offload_ms
+        if took_ms + self.queue_ms > self.timeout_ms:
+            self.replanner.unanswered(self.now_s + self.timeout_ms / 1e3, size, self.timeout_ms)
+        else:
+            self.replanner.answered(self.now_s + took_ms / 1e3, size, took_ms, self.queue_ms)
 
     def local(self, seconds):
         """Share of the requests of the last *seconds* that were served by a plan that sends nothing."""
-        return np.mean([plan.local_only for plan in self.served[-int(10 * seconds) :]])
+        return np.mean([plan.local_only for plan in self.served[-int(seconds / self.gap_s) :]])
 
     def regret(self):
         """How many times as long the plan of now takes as the best one, on the link as it is."""
@@ -96,11 +106,11 @@ def test_the_links_above_want_different_plans():
 
 @pytest.mark.parametrize(("before", "after"), [((100.0, 5.0), (0.2, 200.0)), ((0.2, 200.0), (100.0, 5.0))])
 def test_a_link_that_changes_changes_the_plan(before, after):
-    world = World(*before, probe_after_s=3.0).run(20)
+    world = World(*before).run(20)
     first = world.replanner.plan
     world.mbps, world.rtt_ms = after
     assert world.regret() > 1.3, "the old plan would not do"
-    world.run(15)
+    world.run(30)
     assert world.replanner.plan != first
     assert world.regret() < 1.25
 
@@ -162,4 +172,58 @@ def test_an_accuracy_that_no_plan_has_is_refused_with_the_nearest():
 )
 def test_adaptations_that_mean_nothing_are_refused(options):
     with pytest.raises(InvalidInput, match=r"gain is|objective is"):
+        Adaptation(0.5, **options)
+
+
+def test_nothing_sent_for_a_while_means_a_probe_and_answers_mean_none():
+    replanner = Replanner(CANDIDATES, PROFILE, GUESS, Adaptation(FLOOR, probe_after_s=2.0), 0.0)
+    assert replanner.probe(1.9) is None
+    probe = replanner.probe(2.0)
+    assert not probe.local_only
+    assert replanner.probe(2.1) is None, "one at a time"
+    replanner.answered(4.0, 3_200, 55.0, 0.0)
+    assert replanner.probe(5.9) is None
+    assert replanner.probe(6.0) == probe
+
+
+def test_probes_in_vain_become_rarer_and_an_answer_makes_them_usual_again():
+    replanner = Replanner(CANDIDATES, PROFILE, GUESS, Adaptation(FLOOR, probe_after_s=1.0), 0.0)
+    now_s, sent_s = 0.0, []
+    while now_s < 60:
+        now_s += 0.5
+        if replanner.probe(now_s) is not None:
+            sent_s.append(now_s)
+            replanner.unanswered(now_s, 3_200, 400.0)
+    assert np.diff(sent_s).tolist() == [2, 4, *[8] * (len(sent_s) - 3)]
+    replanner.answered(60.0, 3_200, 55.0, 0.0)
+    assert replanner.probe(61.0) is not None
+
+
+def test_whoever_has_one_plan_only_probes_nothing():
+    fixed = Replanner(CANDIDATES.only(np.array([0])), PROFILE, GUESS, Adaptation(0.0), 0.0)
+    assert fixed.probe(100.0) is None
+
+
+def test_an_offload_in_vain_is_looked_at_at_once_and_risk_is_forgotten():
+    world = World(100.0, 5.0, period_s=1e9).run(10)
+    before = world.replanner.plan
+    now_s = world.now_s
+    world.replanner.unanswered(now_s, 3_200, 8_000.0)
+    assert 0 < world.replanner.risk(now_s + 100) < world.replanner.risk(now_s) < 0.31
+    for _ in range(3):
+        world.replanner.unanswered(now_s, 3_200, 8_000.0)
+    assert world.replanner.decide(now_s + 0.01) is not before
+
+
+def test_the_pace_of_requests_leads_away_from_an_edge_that_is_too_slow_for_it():
+    def alone(gap_s):
+        return World(0.05, 1_000.0, gap_s=gap_s).run(300 * gap_s).replanner.plan.local_only
+
+    assert alone(5.0)
+    assert not alone(0.05)
+
+
+@pytest.mark.parametrize("options", [{"deadline_ms": 0.0}, {"deadline_ms": 5.0, "objective": "uplink_bytes"}])
+def test_deadlines_that_mean_nothing_are_refused(options):
+    with pytest.raises(InvalidInput, match="deadline_ms is"):
         Adaptation(0.5, **options)

@@ -14,8 +14,9 @@ from test_outcomes import random_table
 from branchynet.decisions.candidates import Candidates, undominated
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
+from branchynet.decisions.placement import Constraints, best, evaluate
 from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import CodecCost, ServingProfile, StageTimes
+from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
 from branchynet.errors import InvalidInput
 
 TIMES = StageTimes((1,), ((1.0,), (2.0,), (4.0,), (8.0,)))
@@ -169,3 +170,30 @@ def test_a_plan_that_is_given_may_be_a_bad_one():
     assert bad.accuracy.tolist() == pytest.approx([TABLE.correct[-1].mean()] * 2)
     with pytest.raises(InvalidInput, match="held is 3"):
         Candidates.given([Plan(4, NEVER)], TABLE, PROFILE)
+
+
+@some
+@given(scenes(), st.floats(0, 1), st.floats(0.5, 50), st.floats(0, 200))
+def test_of_the_accurate_plans_no_best_one_is_left_out(scene, floor, mbps, rtt_ms):
+    candidates = Candidates.of(scene.table, scene.rule, scene.profile, scene.coded)
+    if candidates.accuracy.max() < floor:
+        with pytest.raises(InvalidInput, match="no plan has an accuracy of"):
+            candidates.accurate(floor)
+        return
+    kept = candidates.accurate(floor)
+    assert (kept.accuracy >= floor).all()
+    assert len(kept) <= len(candidates)
+    link, limits = Link(mbps, rtt_ms=rtt_ms), Constraints(min_accuracy=floor)
+    for objective in ("mean_ms", "tail_ms", "uplink_bytes"):
+        found, whole = (evaluate(plans, scene.profile, link) for plans in (kept, candidates))
+        least = found.values(objective)[best(found, objective, limits)]
+        assert least == pytest.approx(whole.values(objective)[best(whole, objective, limits)], rel=1e-9)
+
+
+def test_some_of_the_plans_are_those_very_plans():
+    candidates = Candidates.of(TABLE, NEVER, PROFILE)
+    rows = np.array([0, len(candidates) - 1])
+    kept = candidates.only(rows)
+    assert [kept.plan(index) for index in range(2)] == [candidates.plan(int(row)) for row in rows]
+    assert len(kept.ways) == 2
+    np.testing.assert_array_equal(kept.shares, candidates.shares[rows])

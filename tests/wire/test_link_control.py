@@ -68,6 +68,44 @@ async def test_the_settings_are_those_that_hold_now():
         assert (await ask_link(control, "settings"))["uplink_mbps"] == 1
 
 
+async def test_the_uplink_takes_another_rate_or_follows_a_recording(tmp_path: Path):
+    recording = tmp_path / "a link.txt"
+    recording.write_text("0 1\n10 0.5\n20 4\n")
+    async with controlled() as (link, control):
+        await ask_link(control, "uplink 2.5")
+        assert (await ask_link(control, "settings"))["uplink_mbps"] == 2.5
+        before_s = link.now_s()
+        await ask_link(control, f"uplink {recording} 12.5")
+        course = link.settings.up.course
+        assert course is not None
+        assert before_s - 12.5 <= course.zero_s <= link.now_s() - 12.5
+        assert course.capacity.mean_mbps == pytest.approx(2.25)
+        assert (link.settings.up.delay_ms, link.settings.up.jitter_ms) == (SETTINGS.up.delay_ms, SETTINGS.up.jitter_ms)
+        assert (await ask_link(control, "settings"))["uplink_mbps"] is None
+        await ask_link(control, f"uplink {recording}")
+        assert link.settings.up.course.zero_s >= before_s
+        await ask_link(control, "uplink 1")
+        assert link.settings.up.course is None
+
+
+@pytest.mark.parametrize("order", ["uplink", "uplink 0", "uplink -3", "uplink nan", "uplink nowhere.txt", "uplink . 5"])
+async def test_an_uplink_that_is_none_is_refused_and_the_old_one_stays(order):
+    async with controlled() as (link, control):
+        with pytest.raises(InvalidInput, match=r"takes a rate in Mbit/s, or the path"):
+            await ask_link(control, order)
+        assert link.settings == SETTINGS
+
+
+async def test_a_recording_holds_its_rate(tmp_path: Path):
+    (tmp_path / "link.txt").write_text("0 0\n0.5 0\n100 4\n")
+    async with echo() as target, controlled(target) as (link, control):
+        await ask_link(control, f"uplink {tmp_path / 'link.txt'}")
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        await exchange(link.port, b"x" * 999 + b"\n")
+        assert loop.time() - started_s > 0.4, "nothing leaves in the first half second"
+
+
 async def test_a_link_is_cut_and_restored_by_order():
     async with echo() as target, controlled(target) as (link, control):
         await ask_link(control, "cut")
@@ -79,7 +117,7 @@ async def test_a_link_is_cut_and_restored_by_order():
 
 async def test_what_is_no_order_is_refused_by_name():
     async with controlled() as (_, control):
-        with pytest.raises(InvalidInput, match=r"explode.*must be one of: stats, settings, cut"):
+        with pytest.raises(InvalidInput, match=r"explode.*must be one of: stats, settings, uplink, cut"):
             await ask_link(control, "explode")
 
 
