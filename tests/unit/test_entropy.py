@@ -1,4 +1,4 @@
-"""Levels through the entropy coder: they come back, in as few bytes as their frequencies allow; bad bytes are refused."""
+"""Levels through the entropy coder come back, in as few bytes as their frequencies allow; bad bytes are refused."""
 
 import numpy as np
 import pytest
