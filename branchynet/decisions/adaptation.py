@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.link import LinkEstimate, LinkEstimator
+from branchynet.decisions.cloud_times import CloudTimes
+from branchynet.decisions.link import LinkEstimate
 from branchynet.decisions.placement import Constraints, Measures, best, evaluate
 from branchynet.decisions.plans import Plan
 from branchynet.decisions.timing import Link, ServingProfile
@@ -25,8 +26,6 @@ from branchynet.errors import InvalidInput
 
 __all__ = ["Adaptation", "Replanner"]
 
-# A queue that was met so long ago is half forgotten.
-QUEUE_HALF_LIFE_S = 3.0
 # One that is far from what was believed may be an outlier; the link's estimate follows the second and the third.
 TRY_ANSWERS = 3
 TRY_S = 2.0
@@ -61,6 +60,7 @@ class Adaptation:
 class Replanner:
     """The plan to serve by, as offloads are reported; every call says what time it is.
 
+    *times*: what it believes of link and cloud, for whoever else wants to know.
     Starts with the best of *candidates* for the link that was *guessed*. Raises `InvalidInput`, with the nearest value
     there is, if no candidate is accurate enough.
     """
@@ -71,9 +71,8 @@ class Replanner:
         self._candidates = candidates
         self._profile = profile
         self._adaptation = adaptation
-        self._estimator = LinkEstimator(guessed.uplink_mbps, max(guessed.rtt_ms, 0.1))
+        self.times = CloudTimes(guessed.uplink_mbps, max(guessed.rtt_ms, 0.1), profile.offload_ms)
         self._constraints = Constraints(min_accuracy=adaptation.min_accuracy)
-        self._queue_ms, self._queue_s = 0.0, now_s
         self._looked_s = self._tried_s = now_s
         self._awaited = 0  # answers until what is tried can be judged
         self._now = best(self._judged(self.link(now_s), now_s), adaptation.objective, self._constraints)
@@ -84,25 +83,27 @@ class Replanner:
         """What `decide` said last."""
         return self._plan
 
+    @property
+    def trying(self) -> bool:
+        """Whether the plan of now is a try: then offloads shall go out that are not expected back in time."""
+        return self._awaited > 0
+
     def link(self, now_s: float) -> LinkEstimate:
         """What is believed of the link."""
-        return self._estimator.estimate(now_s)
+        return self.times.link(now_s)
 
     def cloud_queue_ms(self, now_s: float) -> float:
         """How long an offload is believed to wait in the cloud."""
-        return float(self._queue_ms * 0.5 ** (max(now_s - self._queue_s, 0.0) / QUEUE_HALF_LIFE_S))
+        return self.times.queue_ms(now_s)
 
     def answered(self, now_s: float, sent_bytes: float, network_ms: float, queue_ms: float) -> None:
-        """The answer to an offload is here: *network_ms* is its round trip less the cloud's time, *queue_ms* of that
-        time was spent waiting there."""
-        self._estimator.observe(now_s, sent_bytes, max(network_ms - self._profile.offload_ms, 0.0))
-        known_ms = self.cloud_queue_ms(now_s)
-        self._queue_ms, self._queue_s = known_ms + (queue_ms - known_ms) / 2, now_s
+        """The answer to an offload is here, as `CloudTimes.answered` is told."""
+        self.times.answered(now_s, sent_bytes, network_ms, queue_ms)
         self._heard()
 
     def unanswered(self, now_s: float, sent_bytes: float, waited_ms: float) -> None:
         """An offload was given up after *waited_ms*."""
-        self._estimator.lost(now_s, sent_bytes, waited_ms)
+        self.times.unanswered(now_s, sent_bytes, waited_ms)
         self._heard()
 
     def decide(self, now_s: float) -> Plan:
