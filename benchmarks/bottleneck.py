@@ -266,7 +266,8 @@ def main() -> None:
     console.print(
         f"in parts: {progressive['first_bytes']:.0f} + {progressive['rest_bytes']:.0f} bytes; "
         f"{100 * progressive['stopped']:.1f} % of the offloads stop after the first "
-        f"({100 * progressive['change']:+.2f} points), which saves {progressive['saved_bytes_an_offload']:+.1f} bytes an offload with the framing counted; "
+        f"({100 * progressive['change']:+.2f} points), which saves "
+        f"{progressive['saved_bytes_an_offload']:+.1f} bytes an offload with the framing counted; "
         "the rest is still unsent when the cloud's answer can be there only on uplinks below "
         + ", ".join(
             f"{limit:g} kbit/s at {ms} ms"

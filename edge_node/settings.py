@@ -22,7 +22,8 @@ class EdgeSettings(NodeSettings):
     cloud: str = Field("127.0.0.1:8011", description="host:port of the cloud node; empty: none, the edge answers alone")
     cut: int | None = Field(None, description="stages [0, cut) run here; the artifact's own cut if not given", ge=1)
     codec: str = Field(
-        "fp32", description="how feature maps are sent: fp32, fp16, uint8 or uint4, with -calibrated, +mask, +zstd"
+        "fp32",
+        description="how feature maps are sent: fp32, fp16, uint8 or uint4, with -calibrated, +mask, +zstd; or bottleneck",
     )
     image_codec: str = Field(
         "raw", description="how images are sent (policy cloud-only): raw, raw+zstd, png, webp, jpeg-90, ..."
