@@ -23,7 +23,7 @@ class EdgeSettings(NodeSettings):
     cut: int | None = Field(None, description="stages [0, cut) run here; the artifact's own cut if not given", ge=1)
     codec: str = Field(
         "fp32",
-        description="how feature maps are sent: fp32, fp16, uint8 or uint4, with -calibrated, +mask, +zstd; or bottleneck",
+        description="how feature maps are sent: fp32, fp16, uint8 or uint4, with -calibrated, +mask, +zstd; bottleneck",
     )
     image_codec: str = Field(
         "raw", description="how images are sent (policy cloud-only): raw, raw+zstd, png, webp, jpeg-90, ..."
