@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cli.output import console, progress_bar, write_json
 
 if TYPE_CHECKING:
+    from branchynet.codecs import BottleneckCodec
+    from branchynet.manifest import Manifest
     from branchynet.training.bottleneck import BottleneckRecipe, Epoch
 
 __all__ = ["train_bottleneck_of"]
@@ -24,6 +26,8 @@ def train_bottleneck_of(
     run: Path | None,
     settings: Sequence[str],
     json_file: Path | None,
+    *,
+    go_on: bool,
 ) -> None:
     """Train the bottleneck at *cut* of the artifact *name*, and put it into the artifact or its copy in *out*."""
     from branchynet import artifact as artifacts
@@ -35,7 +39,8 @@ def train_bottleneck_of(
     manifest, network = artifacts.load(source)
     cut = manifest.cut if cut is None else cut
     recipe = _changed(bottleneck_recipe(manifest, cut), settings)
-    training, held_out = images_of(manifest, data)
+    images = images_of(manifest, data)
+    start = _learned(manifest, cut) if go_on else None
     run, folder = run or Path("runs") / f"{manifest.name}-bottleneck-{cut}", out or source
     with progress_bar() as bar:
         tasks = {}
@@ -46,14 +51,16 @@ def train_bottleneck_of(
                 tasks[stage] = bar.add_task(stage, total=total, note="")
             bar.update(tasks[stage], completed=done, note=what)
 
-        trained, tables = train_bottleneck(
-            recipe, network, manifest.rule, training, held_out, run, on_step, _print_epoch
-        )
+        trained, tables = train_bottleneck(recipe, network, manifest.rule, images, run, on_step, _print_epoch, start)
     if folder.resolve() != source.resolve():
         shutil.copytree(source, folder, dirs_exist_ok=True)
-    command = " ".join([f"branchynet train --bottleneck --artifact {manifest.name} --cut {cut}", *_given(settings)])
+    options = [*["--go-on"] * go_on, *(f"--set {setting}" for setting in settings)]
+    command = " ".join([f"branchynet train --bottleneck --artifact {manifest.name} --cut {cut}", *options])
     known = manifest.training.get("bottlenecks", {})
-    record = {**known, str(cut): {"command": command, "recipe": dataclasses.asdict(recipe)}}
+    made: dict[str, Any] = {"command": command, "recipe": dataclasses.asdict(recipe)}
+    if go_on:
+        made["went_on_from"] = known.get(str(cut))
+    record = {**known, str(cut): made}
     manifest = dataclasses.replace(manifest, training={**manifest.training, "bottlenecks": record})
     artifacts.save_bottleneck(folder, manifest, cut, trained, tables)
     console.print(f"written: {folder}", soft_wrap=True)
@@ -83,8 +90,12 @@ def _changed(recipe: BottleneckRecipe, settings: Sequence[str]) -> BottleneckRec
     return dataclasses.replace(recipe, **changes)
 
 
-def _given(settings: Sequence[str]) -> list[str]:
-    return [f"--set {setting}" for setting in settings]
+def _learned(manifest: Manifest, cut: int) -> BottleneckCodec:
+    from branchynet.codecs import BOTTLENECK, BottleneckCodec
+
+    codec = manifest.codec(BOTTLENECK, cut)
+    assert isinstance(codec, BottleneckCodec)
+    return codec
 
 
 def _print_epoch(done: Epoch) -> None:

@@ -49,6 +49,9 @@ BottleneckOption = Annotated[
     bool, typer.Option("--bottleneck", help="Train the bottleneck of one cut of a finished artifact instead.")
 ]
 CutOption = Annotated[int | None, typer.Option(help="With --bottleneck: its cut; the artifact's own if not given.")]
+GoOnOption = Annotated[
+    bool, typer.Option("--go-on", help="With --bottleneck: start from the one that the artifact has at this cut.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -78,6 +81,7 @@ def train(
     artifact: ArtifactOption = "lenet-fashion",
     cut: CutOption = None,
     settings: SetOption = None,
+    go_on: GoOnOption = False,
 ) -> None:
     """Train trunk first, then all exits together (the paper's procedure), and write a calibrated artifact.
 
@@ -99,7 +103,7 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     if bottleneck:
-        train_bottleneck_of(artifact, cut, data, out, run, settings or [], json_file)
+        train_bottleneck_of(artifact, cut, data, out, run, settings or [], json_file, go_on=go_on)
         return
     overrides = {"seed": seed, "trunk_epochs": trunk_epochs, "joint_epochs": joint_epochs}
     given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from branchynet.codecs.bottleneck import BottleneckShape
+from branchynet.codecs.bottleneck import BottleneckCodec, BottleneckShape
 from branchynet.codecs.entropy import LevelTables
 from branchynet.codecs.learned import Bottleneck
 from branchynet.decisions.exits import ExitRule, History
@@ -137,25 +137,29 @@ def train_bottleneck(
     recipe: BottleneckRecipe,
     network: BranchyNet,
     rule: ExitRule,
-    training: Dataset,
-    held_out: Dataset,
+    images: tuple[Dataset, Dataset],
     folder: Path,
     on_step: Callable[[int, int, str], None] = lambda *_: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    start: BottleneckCodec | None = None,
 ) -> tuple[Bottleneck, LevelTables]:
-    """A bottleneck for the whole frozen *network*, from *training* images, or from the checkpoint in *folder* on.
+    """A bottleneck for the whole frozen *network*, or what the checkpoint in *folder* becomes.
 
-    The frequencies of its levels are those on the *held_out* images. *on_step* is told how many of how many images or
+    It learns from the first of *images*; the frequencies of its levels are those on the second, held out. Weights are
+    fresh, or those of *start*, which must have the recipe's form. *on_step* is told how many of how many images or
     samples are done, and what is being done. Raises `InvalidInput` for a cut without an exit before it or with no map
     at it, and for a checkpoint of another recipe.
     """
     if not 1 <= recipe.cut < network.total_stages or not network.exits_before(recipe.cut):
         raise InvalidInput(f"cut is {recipe.cut}; a bottleneck lies between an exit and the stages that follow it")
     folder.mkdir(parents=True, exist_ok=True)
+    training, held_out = images
     torch.manual_seed(recipe.seed)
     samples = _samples(recipe, network, rule, training, on_step)
     positive = bool(samples.maps.min() >= 0)
     trained = _Trained(Bottleneck(recipe.shape_for(samples.maps.shape[1:], positive=positive)))
+    if start is not None:
+        trained.take(start)
     optimiser = torch.optim.Adam(
         [
             {"params": trained.bottleneck.parameters(), "haste": 1.0},
@@ -166,10 +170,11 @@ def train_bottleneck(
     tail = network.part(recipe.cut, network.total_stages).eval()
     for parameter in tail.parameters():
         parameter.requires_grad_(False)
-    for epoch in range(_resume(folder, recipe, trained, optimiser), recipe.epochs):
+    described = {**asdict(recipe), "start": start.digest if start is not None else ""}
+    for epoch in range(_resume(folder, described, trained, optimiser), recipe.epochs):
         started_s = time.perf_counter()
         done = _run_epoch(epoch, recipe, trained, optimiser, tail, samples, on_step)
-        _write(folder, recipe, epoch + 1, trained, optimiser)
+        _write(folder, described, epoch + 1, trained, optimiser)
         seconds = round(time.perf_counter() - started_s, 2)
         checkpoints.append_log(folder, {"phase": "bottleneck", **asdict(done), "seconds": seconds})
         on_epoch(done)
@@ -192,6 +197,14 @@ class _Trained(nn.Module):
         super().__init__()
         self.bottleneck = bottleneck
         self.frequencies = nn.Parameter(torch.zeros(bottleneck.shape.places, bottleneck.shape.levels))
+
+    def take(self, start: BottleneckCodec) -> None:
+        """Take the weights of *start*; `InvalidInput` if it has another form."""
+        if start.shape != self.bottleneck.shape or not isinstance(start.halves, Bottleneck):
+            raise InvalidInput(f"the artifact's bottleneck is {start.shape}, the recipe's {self.bottleneck.shape}")
+        self.bottleneck.load_state_dict(start.halves.state_dict())
+        with torch.no_grad():
+            self.frequencies.copy_(torch.from_numpy(start.tables.frequencies).float().log())
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """What comes out of the cut for *maps* [B, …], and the bits that each sample takes there, float32 [B]."""
@@ -312,15 +325,15 @@ def _tables(
 
 
 def _write(
-    folder: Path, recipe: BottleneckRecipe, epoch: int, trained: _Trained, optimiser: torch.optim.Optimizer
+    folder: Path, described: dict[str, Any], epoch: int, trained: _Trained, optimiser: torch.optim.Optimizer
 ) -> None:
     temporary = folder / f".{CHECKPOINT}.tmp"
     state = {"epoch": epoch, "weights": trained.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save({"recipe": json.dumps(asdict(recipe)), **state}, temporary)
+    torch.save({"recipe": json.dumps(described), **state}, temporary)
     temporary.replace(folder / CHECKPOINT)
 
 
-def _resume(folder: Path, recipe: BottleneckRecipe, trained: _Trained, optimiser: torch.optim.Optimizer) -> int:
+def _resume(folder: Path, ours: dict[str, Any], trained: _Trained, optimiser: torch.optim.Optimizer) -> int:
     """Take up the checkpoint in *folder*; how many epochs it has behind it, 0 if there is none."""
     path = folder / CHECKPOINT
     if not path.exists():
@@ -330,7 +343,6 @@ def _resume(folder: Path, recipe: BottleneckRecipe, trained: _Trained, optimiser
         theirs = json.loads(saved["recipe"])
     except (RuntimeError, EOFError, UnpicklingError, LookupError, TypeError, ValueError) as error:
         raise DamagedData(f"{path} is no checkpoint of ours ({error!r}); delete it to start again") from None
-    ours = asdict(recipe)
     if changed := [
         f"{key}: {theirs.get(key)!r} there, {ours[key]!r} asked" for key in ours if theirs.get(key) != ours[key]
     ]:

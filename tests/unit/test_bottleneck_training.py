@@ -10,6 +10,7 @@ import torch
 from network_examples import LENET, pictures, random_network
 from test_codec_study import labelled
 
+from branchynet.codecs import BottleneckCodec
 from branchynet.decisions.exits import ExitRule
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.models import Architecture
@@ -27,7 +28,7 @@ class Stopped(Exception):
 
 
 def train(folder, recipe=RECIPE, rule=NEVER, **more):
-    return train_bottleneck(recipe, random_network(), rule, TRAINING, HELD_OUT, folder, **more)
+    return train_bottleneck(recipe, random_network(), rule, (TRAINING, HELD_OUT), folder, **more)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,19 @@ def test_only_offloaded_samples_and_a_share_of_the_others_are_learnt_from(tmp_pa
     assert seen == [24, 48]
 
 
+def test_a_training_may_go_on_from_what_there_is(straight, tmp_path):
+    bottleneck, tables = straight[0]
+    start = BottleneckCodec(bottleneck.shape, bottleneck, tables, "a digest")
+    epochs = []
+    went_on = train(tmp_path, on_epoch=epochs.append, start=start)
+    assert epochs[0].divergence < straight[2][0].divergence
+    assert not same(went_on, straight[0])
+    with pytest.raises(InvalidInput, match="start: 'a digest' there, '' asked"):
+        train(tmp_path)
+    with pytest.raises(InvalidInput, match="the artifact's bottleneck is"):
+        train(tmp_path / "other", dataclasses.replace(RECIPE, channels=4), start=start)
+
+
 @pytest.mark.parametrize("change", [{"channels": 4}, {"rate": 0.2}, {"seed": 1}])
 def test_a_checkpoint_of_another_recipe_is_refused(straight, tmp_path, change):
     shutil.copytree(straight[1], tmp_path, dirs_exist_ok=True)
@@ -150,6 +164,8 @@ def test_every_exit_behind_the_cut_counts(tmp_path):
     architecture = Architecture("b-alexnet")
     recipe = dataclasses.replace(RECIPE, stride=1, epochs=1)
     data = labelled(pictures(architecture, 16))
-    bottleneck, tables = train_bottleneck(recipe, random_network(architecture), ExitRule.never(3), data, data, tmp_path)
+    bottleneck, tables = train_bottleneck(
+        recipe, random_network(architecture), ExitRule.never(3), (data, data), tmp_path
+    )
     assert bottleneck.shape.map_shape == random_network(architecture).run(0, data.images)[0].shape[1:]
     assert tables.places == bottleneck.shape.places
