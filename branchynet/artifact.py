@@ -197,7 +197,8 @@ def _write(folder: Path, manifest: Manifest, blobs: Mapping[str, bytes]) -> Mani
     folder.mkdir(parents=True, exist_ok=True)
     for name, blob in blobs.items():
         (folder / name).write_bytes(blob)
-    complete = replace(manifest, files={name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()})
+    files = {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()}
+    complete = replace(manifest, files=files, bottlenecks={})  # those were made for other weights
     write_manifest(folder, complete)
     return complete
 
