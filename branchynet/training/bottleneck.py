@@ -58,7 +58,7 @@ class BottleneckRecipe:
 
     *passes*: how often the training images go, augmented, through the stages before the cut; *epochs* go over all that
     came out. *rate*: what 1,000 bits a sample cost beside the divergence in nats;
-    *fidelity*: what losing the whole map does.
+    *fidelity*: what losing the whole map does; *labels*: weight of the cross-entropy with the true labels.
     *easy*: share 0..1 that is kept of the samples that leave before the cut under the artifact's rule.
     """
 
@@ -76,6 +76,7 @@ class BottleneckRecipe:
     learning_rate: float = 3e-3
     rate: float = 0.1
     fidelity: float = 0.2
+    labels: float = 0.0
     easy: float = 0.25
     temperature: float = 1.0
     augmentation: Augmentation = "none"
@@ -85,9 +86,10 @@ class BottleneckRecipe:
         for name in ("passes", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.easy <= 1 or self.rate < 0 or self.temperature <= 0:
+        if not 0 <= self.easy <= 1 or min(self.rate, self.fidelity, self.labels) < 0 or self.temperature <= 0:
             raise InvalidInput(
-                f"easy {self.easy}, rate {self.rate}, temperature {self.temperature}: a share, not negative, positive"
+                f"easy is {self.easy}, temperature {self.temperature}, rate {self.rate}, fidelity {self.fidelity}, labels "
+                f"{self.labels}: the first is a share, the second positive, the others are not negative"
             )
 
     def shape_for(self, map_shape: tuple[int, ...], *, positive: bool) -> BottleneckShape:
@@ -98,9 +100,39 @@ class BottleneckRecipe:
 
 # What the shipped artifacts' bottlenecks were trained with, by name and cut.
 BOTTLENECKS = {
-    ("lenet-mnist", 1): BottleneckRecipe(cut=1, channels=8, levels=4, stride=2, width=24),
-    ("lenet-fashion", 1): BottleneckRecipe(cut=1, channels=8, levels=4, stride=2, width=24),
-    ("alexnet-cifar10", 2): BottleneckRecipe(cut=2, channels=20, levels=4, hidden=48, width=48),
+    ("lenet-mnist", 1): BottleneckRecipe(
+        cut=1,
+        channels=8,
+        levels=4,
+        stride=2,
+        width=24,
+        epochs=14,
+        batch_size=32,
+        learning_rate=4e-3,
+        rate=0.05,
+        fidelity=0.05,
+        easy=0.1,
+    ),
+    ("lenet-fashion", 1): BottleneckRecipe(
+        cut=1,
+        channels=10,
+        levels=5,
+        stride=2,
+        width=24,
+        learning_rate=5e-3,
+        fidelity=0.05,
+        easy=0.15,
+    ),
+    ("alexnet-cifar10", 2): BottleneckRecipe(
+        cut=2,
+        channels=20,
+        levels=4,
+        hidden=48,
+        width=48,
+        passes=1,
+        epochs=5,
+        rate=0.05,
+    ),
 }
 
 
@@ -127,10 +159,14 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Maps at the cut, float16 [M, …], and what the uncut network's exits behind it say, float32 [E, M, classes]."""
+    """Maps at the cut, float16 [M, …], with what the uncut network's exits behind it say of them and what is right.
+
+    *logits*: float32 [E, M, classes]; *labels*: int64 [M].
+    """
 
     maps: NDArray[np.float16]
     logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
 
 
 def train_bottleneck(
@@ -239,9 +275,14 @@ def _run_epoch(
             group["lr"] = recipe.learning_rate * group["haste"] * _one_cycle(done)
         maps = torch.from_numpy(samples.maps[chosen.numpy()]).float()
         decoded, bits = trained(maps)
-        divergence = _divergence(tail(decoded), samples.logits[:, chosen.numpy()], recipe.temperature)
+        scored = tail(decoded)
+        divergence = _divergence(scored, samples.logits[:, chosen.numpy()], recipe.temperature)
         lost = F.mse_loss(decoded, maps) / maps.var()
         loss = divergence + recipe.fidelity * lost + recipe.rate * bits.mean() / 1000
+        if recipe.labels:
+            labels = torch.from_numpy(samples.labels[chosen.numpy()])
+            wrong = torch.stack([F.cross_entropy(logits, labels) for logits in scored]).mean()
+            loss = loss + recipe.labels * wrong
         if not math.isfinite(value := float(loss.detach())):
             raise DamagedData(f"the loss is {value} in epoch {epoch}; lower learning_rate ({recipe.learning_rate})")
         optimiser.zero_grad(set_to_none=True)
@@ -284,15 +325,17 @@ def _samples(
     generator, choice = Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
     maps: list[NDArray[np.float16]] = []
     logits: list[NDArray[np.float32]] = []
+    labels: list[NDArray[np.int64]] = []
     for number in range(recipe.passes):
         for start in range(0, len(training), BATCH):
             images = augmented(torch.from_numpy(training.images[start : start + BATCH]), recipe.augmentation, generator)
             features, offloads = _maps(network, rule, images.numpy(), recipe.cut)
-            kept = features[offloads | (choice.random(len(features)) < recipe.easy)]
-            maps.append(kept.astype(np.float16))
-            logits.append(logits_from(network, kept, recipe.cut))
+            chosen = offloads | (choice.random(len(features)) < recipe.easy)
+            maps.append(features[chosen].astype(np.float16))
+            logits.append(logits_from(network, features[chosen], recipe.cut))
+            labels.append(training.labels[start : start + BATCH][chosen])
             on_step(number * len(training) + start + len(images), recipe.passes * len(training), "maps at the cut")
-    return _Samples(np.concatenate(maps), np.concatenate(logits, axis=1))
+    return _Samples(np.concatenate(maps), np.concatenate(logits, axis=1), np.concatenate(labels))
 
 
 def _maps(
