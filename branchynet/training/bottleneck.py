@@ -88,8 +88,8 @@ class BottleneckRecipe:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.easy <= 1 or min(self.rate, self.fidelity, self.labels) < 0 or self.temperature <= 0:
             raise InvalidInput(
-                f"easy is {self.easy}, temperature {self.temperature}, rate {self.rate}, fidelity {self.fidelity}, labels "
-                f"{self.labels}: the first is a share, the second positive, the others are not negative"
+                f"easy is {self.easy}, temperature {self.temperature}, rate {self.rate}, fidelity {self.fidelity}, "
+                f"labels {self.labels}: the first is a share, the second positive, the others are not negative"
             )
 
     def shape_for(self, map_shape: tuple[int, ...], *, positive: bool) -> BottleneckShape:
