@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from branchynet.codecs import FixedRanges, named_codec
+from branchynet.codecs import BOTTLENECK, FixedRanges, named_codec
 from branchynet.training.codec_study import FOR_MAPS
 
 SHAPES = ((5, 15, 15), (64, 8, 8), (16, 32, 32), (64, 56, 56))
@@ -42,7 +42,8 @@ def main(rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=3)]
     console = Console(width=120)
     for shape in SHAPES:
         batch = relu_map(shape)
-        codecs = [named_codec(name, FixedRanges((0.0,) * shape[0], (3.0,) * shape[0])) for name in FOR_MAPS]
+        ranges = FixedRanges((0.0,) * shape[0], (3.0,) * shape[0])
+        codecs = [named_codec(name, ranges) for name in FOR_MAPS if name != BOTTLENECK]  # no network, no bottleneck
         payloads = [codec.encode(batch) for codec in codecs]
         calls: list[Callable[[], object]] = [batch.copy]
         for codec, payload in zip(codecs, payloads, strict=True):

@@ -4,6 +4,7 @@
     ├── manifest.json           architecture, normalisation, exit rule, recipe, measured results, checksums
     ├── stage-0.safetensors     trunk layers and exit head of stage 0
     ├── stage-1.safetensors     …
+    ├── bottleneck-1.safetensors    encoder and decoder that were trained for cut 1, if any were
     └── baseline.safetensors    the plain trunk trained with the same recipe: a yard-stick, never served
 
 A network whose layers are no code of ours is *exported*: each file is then an ONNX graph (`stage-0.onnx`, …), and the
@@ -27,11 +28,14 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from branchynet.codecs import BottleneckCodec
+from branchynet.codecs.entropy import LevelTables
+from branchynet.codecs.learned import Bottleneck
 from branchynet.engine import Engine, Runner
 from branchynet.errors import DamagedData, InvalidInput, UnknownModel
 from branchynet.export import cached_graph, check_engine, export_stage, trunk_runner
 from branchynet.exported import ExportedArchitecture
-from branchynet.manifest import BASELINE, Manifest, Weights, read_manifest, write_manifest
+from branchynet.manifest import BASELINE, BottleneckFile, Manifest, Weights, read_manifest, write_manifest
 from branchynet.models import build
 from branchynet.network import BranchyNet
 from branchynet.onnx_engine import OnnxRunner
@@ -44,9 +48,13 @@ __all__ = [
     "load_trunk",
     "read_manifest",
     "save",
+    "save_bottleneck",
     "save_exported",
     "write_manifest",
 ]
+
+
+FREQUENCIES = "frequencies"
 
 
 def save(
@@ -96,7 +104,7 @@ def load(folder: Path, first: int = 0, last: int | None = None) -> tuple[Manifes
     half = _empty(manifest).part(first, last)
     for index in range(first, last):
         _fill(half.stage(index), folder, index, manifest)
-    return manifest, half.eval()
+    return _with_bottlenecks(folder, manifest, first, last), half.eval()
 
 
 def load_runner(
@@ -124,7 +132,23 @@ def load_runner(
         last=last,
         threads=threads,
     )
-    return manifest, runner
+    return _with_bottlenecks(folder, manifest, first, last), runner
+
+
+def save_bottleneck(
+    folder: Path, manifest: Manifest, cut: int, bottleneck: Bottleneck, tables: LevelTables
+) -> Manifest:
+    """Write the *bottleneck* of *cut* and its *tables* beside the stages in *folder*; the manifest that names the file.
+
+    Its weights are kept in half precision, which rounds them.
+    """
+    tensors = _plain(bottleneck.state_dict(), torch.float16)
+    blob = tensors_to_bytes({**tensors, FREQUENCIES: torch.from_numpy(tables.frequencies)})
+    (folder / manifest.bottleneck_file(cut)).write_bytes(blob)
+    kept = BottleneckFile(bottleneck.shape, hashlib.sha256(blob).hexdigest())
+    complete = replace(manifest, bottlenecks={**manifest.bottlenecks, cut: kept})
+    write_manifest(folder, complete)
+    return complete
 
 
 def load_baseline(folder: Path, manifest: Manifest) -> BranchyNet:
@@ -173,9 +197,35 @@ def _write(folder: Path, manifest: Manifest, blobs: Mapping[str, bytes]) -> Mani
     folder.mkdir(parents=True, exist_ok=True)
     for name, blob in blobs.items():
         (folder / name).write_bytes(blob)
-    complete = replace(manifest, files={name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()})
+    files = {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()}
+    complete = replace(manifest, files=files, bottlenecks={})  # those were made for other weights
     write_manifest(folder, complete)
     return complete
+
+
+def _with_bottlenecks(folder: Path, manifest: Manifest, first: int, last: int) -> Manifest:
+    """*manifest* with the bottlenecks of the cuts at which stages [*first*, *last*) begin, end or are cut."""
+    learned = {
+        cut: _bottleneck(folder, manifest, cut, kept)
+        for cut, kept in manifest.bottlenecks.items()
+        if first <= cut <= last
+    }
+    return replace(manifest, learned=learned)
+
+
+def _bottleneck(folder: Path, manifest: Manifest, cut: int, kept: BottleneckFile) -> BottleneckCodec:
+    name = manifest.bottleneck_file(cut)
+    tensors = _tensors(_checked(folder, name, kept.digest, manifest), folder / name)
+    frequencies = tensors.pop(FREQUENCIES, None)
+    if frequencies is None:
+        raise DamagedData(f"{folder / name} holds no {FREQUENCIES}")
+    with torch.device("meta"):
+        bottleneck = Bottleneck(kept.shape)
+    _assign(bottleneck, _plain(tensors, torch.float32), name, strict=True)
+    try:
+        return BottleneckCodec(kept.shape, bottleneck.eval(), LevelTables(frequencies.numpy()), kept.digest)
+    except InvalidInput as error:
+        raise DamagedData(f"{folder / name} is no bottleneck: {error}") from None
 
 
 def _range(manifest: Manifest, first: int, last: int | None) -> tuple[int, int]:
@@ -233,22 +283,29 @@ def _assign(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str, *
 def _read(folder: Path, part: int | str, manifest: Manifest) -> bytes:
     """The file of a stage or of `BASELINE`, which is what was written."""
     name = manifest.file(part)
+    return _checked(folder, name, manifest.files.get(name), manifest)
+
+
+def _checked(folder: Path, name: str, expected: str | None, manifest: Manifest) -> bytes:
     try:
         blob = (folder / name).read_bytes()
     except FileNotFoundError:
         raise UnknownModel(f"{folder} does not hold {name}; this half of {manifest.name} is not here") from None
     digest = hashlib.sha256(blob).hexdigest()
-    if digest != manifest.files.get(name):
-        raise DamagedData(f"{folder / name} has SHA-256 {digest}, the manifest says {manifest.files.get(name)}")
+    if digest != expected:
+        raise DamagedData(f"{folder / name} has SHA-256 {digest}, the manifest says {expected}")
     return blob
 
 
 def _read_tensors(folder: Path, part: int | str, manifest: Manifest) -> dict[str, Tensor]:
-    blob = _read(folder, part, manifest)
+    return _tensors(_read(folder, part, manifest), folder / manifest.file(part))
+
+
+def _tensors(blob: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return dict(tensors_from_bytes(blob))
     except SafetensorError as error:
-        raise DamagedData(f"{folder / manifest.file(part)} is not a safetensors file: {error}") from None
+        raise DamagedData(f"{path} is not a safetensors file: {error}") from None
 
 
 def _plain(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NotRequired, final
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from branchynet.codecs.ranges import FixedRanges, channels_of
+from branchynet.codecs import BottleneckShape, Codec, FixedRanges, check_cut, named_codec
+from branchynet.codecs.ranges import channels_of
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.gates import Gate
 from branchynet.engine import Engine
@@ -23,7 +24,7 @@ from branchynet.network import Normalisation
 from branchynet.prediction import ServedModel
 from branchynet.profile import NetworkCost
 
-__all__ = ["BASELINE", "Manifest", "Weights", "read_manifest", "write_manifest"]
+__all__ = ["BASELINE", "BottleneckFile", "Manifest", "Weights", "read_manifest", "write_manifest"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -34,6 +35,14 @@ YARDSTICKS = ("static", "cascade")
 
 
 @dataclass(frozen=True)
+class BottleneckFile:
+    """The file of a bottleneck: what is in it, and its SHA-256."""
+
+    shape: BottleneckShape
+    digest: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What an artifact says about itself.
 
@@ -41,6 +50,7 @@ class Manifest:
     data and seed, and what was measured with which rule. *cut*: where the edge half ends by default. *weights*: how
     those of the stages are kept on disk; they are float32 in memory. *yardsticks*: names of the artifacts to measure
     beside it, see `branchynet.training.yardsticks`. *codec_ranges*: by cut, what calibrated codecs go by.
+    *bottlenecks*: by cut, the files of what was trained for it; *learned*: those of them that were loaded.
     """
 
     name: str
@@ -56,6 +66,8 @@ class Manifest:
     weights: Weights = "fp32"
     yardsticks: Mapping[str, str] = field(default_factory=dict)
     codec_ranges: Mapping[int, FixedRanges] = field(default_factory=dict)
+    bottlenecks: Mapping[int, BottleneckFile] = field(default_factory=dict)
+    learned: Mapping[int, Codec] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def exported(self) -> bool:
@@ -83,6 +95,17 @@ class Manifest:
         """Name of the file with stage *part*, or with `BASELINE`."""
         stem = part if isinstance(part, str) else f"stage-{part}"
         return f"{stem}.onnx" if self.exported else f"{stem}.safetensors"
+
+    def codec(self, name: str, cut: int) -> Codec:
+        """The codec called *name* for *cut*, with what the artifact knows of it; `InvalidInput` if there is none."""
+        codec = named_codec(name, self.codec_ranges.get(cut), self.learned.get(cut))
+        check_cut(codec, cut)
+        return codec
+
+    @staticmethod
+    def bottleneck_file(cut: int) -> str:
+        """Name of the file with the bottleneck at *cut*."""
+        return f"bottleneck-{cut}.safetensors"
 
     @property
     def stages(self) -> int:
@@ -176,6 +199,18 @@ class _RangesFile(TypedDict):
     high: list[float]
 
 
+class _BottleneckFile(TypedDict):
+    sha256: str
+    channels: int
+    levels: int
+    kernel: int
+    stride: int
+    hidden: int
+    width: int
+    blocks: int
+    positive: bool
+
+
 class _RuleFile(TypedDict):
     criterion: str
     thresholds: list[float]
@@ -199,6 +234,7 @@ class _ManifestFile(TypedDict):
     weights: NotRequired[Weights]
     yardsticks: NotRequired[dict[str, str]]
     codec_ranges: NotRequired[dict[str, _RangesFile]]
+    bottlenecks: NotRequired[dict[str, _BottleneckFile]]
 
 
 _MANIFEST_FILE = TypeAdapter(_ManifestFile)
@@ -274,6 +310,8 @@ def _to_json(manifest: Manifest) -> _ManifestFile:
             str(cut): {"low": list(ranges.low), "high": list(ranges.high)}
             for cut, ranges in manifest.codec_ranges.items()
         }
+    if manifest.bottlenecks:
+        written["bottlenecks"] = {str(cut): _bottleneck_json(kept) for cut, kept in manifest.bottlenecks.items()}
     return written
 
 
@@ -281,14 +319,35 @@ def _codec_ranges(raw: dict[str, _RangesFile], shapes: list[tuple[int, ...]]) ->
     """The ranges in the file; `InvalidInput` if they do not fit the *shapes* at the cuts."""
     made = {}
     for text, ends in raw.items():
-        cut = int(text) if text.isdecimal() else 0
-        if not 1 <= cut < len(shapes):
-            raise InvalidInput(f"codec_ranges are for cut {text!r}; there are cuts 1 to {len(shapes) - 1}")
+        cut = _inner_cut(text, "codec_ranges", shapes)
         made[cut] = FixedRanges(tuple(ends["low"]), tuple(ends["high"]))
         channels = channels_of(shapes[cut])
         if len(made[cut].low) != channels:
             raise InvalidInput(f"codec_ranges hold {len(made[cut].low)} channels at cut {cut}, the map has {channels}")
     return made
+
+
+def _bottleneck_json(kept: BottleneckFile) -> _BottleneckFile:
+    described = asdict(kept.shape)
+    del described["map_shape"]
+    return {"sha256": kept.digest, **described}  # type: ignore[typeddict-item]
+
+
+def _bottlenecks(raw: dict[str, _BottleneckFile], shapes: list[tuple[int, ...]]) -> dict[int, BottleneckFile]:
+    """What the file says of bottlenecks; `InvalidInput` if they do not fit the *shapes* at the cuts."""
+    made = {}
+    for text, said in raw.items():
+        cut = _inner_cut(text, "bottlenecks", shapes)
+        described: dict[str, Any] = {name: value for name, value in said.items() if name != "sha256"}
+        made[cut] = BottleneckFile(BottleneckShape(shapes[cut], **described), said["sha256"])  # type: ignore[arg-type]
+    return made
+
+
+def _inner_cut(text: str, what: str, shapes: list[tuple[int, ...]]) -> int:
+    cut = int(text) if text.isdecimal() else 0
+    if not 1 <= cut < len(shapes):
+        raise InvalidInput(f"{what} are for cut {text!r}; there are cuts 1 to {len(shapes) - 1}")
+    return cut
 
 
 def _from_json(raw: _ManifestFile) -> Manifest:
@@ -314,7 +373,11 @@ def _from_json(raw: _ManifestFile) -> Manifest:
         weights=raw.get("weights", "fp32"),
         yardsticks=raw.get("yardsticks", {}),
     )
-    manifest = replace(manifest, codec_ranges=_codec_ranges(raw.get("codec_ranges", {}), manifest.cut_shapes))
+    manifest = replace(
+        manifest,
+        codec_ranges=_codec_ranges(raw.get("codec_ranges", {}), manifest.cut_shapes),
+        bottlenecks=_bottlenecks(raw.get("bottlenecks", {}), manifest.cut_shapes),
+    )
     counted = manifest.cost
     rule.check_exits(counted.exits, architecture.classes)
     stages = len(counted.stages)

@@ -105,14 +105,15 @@ def _pair(edge: str | None, cloud: str | None, link_mbps: float, link_rtt_ms: fl
 
 def codec_names(text: str | None) -> Sequence[str]:
     """The codecs that an option names, the usual ones without it; `InvalidInput` for a name that is none."""
-    from branchynet.codecs import named_codec
+    from branchynet.codecs import BOTTLENECK, named_codec
     from branchynet.training.codec_study import FOR_IMAGES, FOR_MAPS, FOR_PLANS
 
     if text is None:
         return FOR_PLANS
     names = [*FOR_IMAGES, *FOR_MAPS] if text == "all" else text.split(",")
     for name in names:
-        named_codec(name)
+        if name != BOTTLENECK:  # the cuts that have none go without
+            named_codec(name)
     return [name for name in dict.fromkeys(names) if name not in ("raw", "fp32")]  # what there is without any
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import Progress, TaskID
 
-from cli.output import DataOption, JsonOption, console, progress_bar, write_json
+from cli.bottleneck import train_bottleneck_of
+from cli.output import ArtifactOption, DataOption, JsonOption, console, progress_bar, write_json
 
 if TYPE_CHECKING:
     from branchynet.manifest import Manifest
@@ -24,7 +25,10 @@ SeedOption = Annotated[int | None, typer.Option(help="Replaces the recipe's seed
 TrunkEpochsOption = Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=0)]
 JointEpochsOption = Annotated[int | None, typer.Option(help="Replaces the recipe's.", min=1)]
 OutOption = Annotated[
-    Path | None, typer.Option(help="Folder for the artifact; runs/RECIPE/artifact if not given.", file_okay=False)
+    Path | None,
+    typer.Option(
+        help="Folder for the artifact; runs/RECIPE/artifact if not given (--bottleneck: where it is).", file_okay=False
+    ),
 ]
 RunOption = Annotated[
     Path | None, typer.Option(help="Folder for checkpoints and log; runs/RECIPE if not given.", file_okay=False)
@@ -38,6 +42,24 @@ TrunkFromOption = Annotated[
 ]
 WeightsOption = Annotated[
     Literal["fp32", "fp16"], typer.Option(help="How weights lie on disk; half precision halves the artifact.")
+]
+
+
+BottleneckOption = Annotated[
+    bool, typer.Option("--bottleneck", help="Train the bottleneck of one cut of a finished artifact instead.")
+]
+CutOption = Annotated[int | None, typer.Option(help="With --bottleneck: its cut; the artifact's own if not given.")]
+GoOnOption = Annotated[
+    bool, typer.Option("--go-on", help="With --bottleneck: start from the one that the artifact has at this cut.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="With --bottleneck: replaces a value of its recipe, as channels, levels, kernel, stride, hidden, width, "
+        "blocks, passes, epochs, rate; may be given again.",
+    ),
 ]
 
 
@@ -55,11 +77,19 @@ def train(
     threads: Annotated[int | None, typer.Option(help="Threads; all cores if not given.", min=1)] = None,
     json_file: JsonOption = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
+    bottleneck: BottleneckOption = False,
+    artifact: ArtifactOption = "lenet-fashion",
+    cut: CutOption = None,
+    settings: SetOption = None,
+    go_on: GoOnOption = False,
 ) -> None:
     """Train trunk first, then all exits together (the paper's procedure), and write a calibrated artifact.
 
     A run that was stopped goes on from its checkpoint when the same command is given again. The log is one JSON
     object a line. The plain trunk is trained on for as long as well, to compare with.
+
+    With --bottleneck, a finished artifact gets a small encoder and decoder for one of its cuts, the codec `bottleneck`;
+    the network itself stays as it is, bit for bit.
     """
     import torch
 
@@ -72,6 +102,9 @@ def train(
         return
     if threads is not None:
         torch.set_num_threads(threads)
+    if bottleneck:
+        train_bottleneck_of(artifact, cut, data, out, run, settings or [], json_file, go_on=go_on)
+        return
     overrides = {"seed": seed, "trunk_epochs": trunk_epochs, "joint_epochs": joint_epochs}
     given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     chosen = dataclasses.replace(named_recipe(recipe), **given)

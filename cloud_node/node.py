@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs import Payload, check_cut, named_codec
+from branchynet.codecs import Payload
 from branchynet.decisions.exits import ExitRule, History
 from branchynet.engine import Progress, Runner
 from branchynet.errors import InvalidInput
@@ -38,7 +38,7 @@ class CloudNode:
         self.served = manifest.served((network.first, network.last), max_batch)
         self._network = network
         self._shapes = manifest.cut_shapes
-        self._ranges = manifest.codec_ranges
+        self._codec = manifest.codec
         self._worker = Worker("cloud-compute")
 
     @property
@@ -91,8 +91,7 @@ class CloudNode:
         return ExitRule.never(self._network.exits) if self._network.is_decided(cut) else self.served.rule
 
     def _decode_and_run(self, cut: int, payload: Payload, rule: ExitRule, history: History | None) -> Progress:
-        codec = named_codec(payload.codec, self._ranges.get(cut))
-        check_cut(codec, cut)
+        codec = self._codec(payload.codec, cut)
         features = codec.decode(payload, self._shapes[cut], self.served.max_batch)
         self._check(cut, features, rule, history)
         return self._run(cut, features if features.flags.writeable else features.copy(), rule, history)

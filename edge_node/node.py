@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs import Codec, Payload, check_cut, named_codec
+from branchynet.codecs import Codec, Payload
 from branchynet.decisions.adaptation import Replanner
 from branchynet.decisions.cloud_times import CloudTimes
 from branchynet.decisions.deadlines import InTime, OffloadLimits
@@ -111,8 +111,8 @@ class EdgeNode:
         self._limits = limits
         self._clock_s = clock_s
         self._watcher = watcher
-        self._ranges = manifest.codec_ranges
-        self._image_codec = self._codec(0, image_codec)
+        self._codec = manifest.codec
+        self._image_codec = self._codec(image_codec, 0)
         self._replanner: Replanner | None = None
         self._rule, self._points = manifest.rule, points_of(manifest)
         self._times, self._in_time = CloudTimes(), InTime()
@@ -135,7 +135,7 @@ class EdgeNode:
         if plan.cut > 0 and not self._network.exits_before(plan.cut):
             raise InvalidInput(f"the plan's cut is {plan.cut}; there is no exit before it to answer at")
         plan.rule.check_exits(self._network.exits, self._network.classes)
-        self._feature_codec = self._codec(plan.cut, plan.codec)
+        self._feature_codec = self._codec(plan.codec, plan.cut)
         self._plan = plan
         self.served = replace(self.served, rule=plan.rule)
 
@@ -221,11 +221,6 @@ class EdgeNode:
         if first == last:  # nothing to compute: do not wait for the thread
             return Timed(self._network.resume(batch, first, last, rule), 0.0, 0.0)
         return await self._worker.run(self._network.resume, batch, first, last, rule)
-
-    def _codec(self, cut: int, name: str) -> Codec:
-        codec = named_codec(name, self._ranges.get(cut))
-        check_cut(codec, cut)
-        return codec
 
     def _plan_for(self, policy: Policy) -> tuple[Plan, Codec]:
         """What a request with *policy* is served by, and how what it offloads is sent."""

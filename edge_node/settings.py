@@ -27,7 +27,8 @@ class EdgeSettings(NodeSettings):
         ge=1,
     )
     codec: str = Field(
-        "fp32", description="how feature maps are sent: fp32, fp16, uint8 or uint4, with -calibrated, +mask, +zstd"
+        "fp32",
+        description="how feature maps are sent: fp32, fp16, uint8 or uint4, with -calibrated, +mask, +zstd; bottleneck",
     )
     image_codec: str = Field(
         "raw", description="how images are sent (policy cloud-only): raw, raw+zstd, png, webp, jpeg-90, ..."

@@ -4,6 +4,7 @@ A codec is asked for by its name; the name, the version of its layout and the sh
 
     fp32 fp16 uint8 uint4               feature maps; uint8 and uint4 take a range for each channel of each sample,
       -calibrated  +mask  +zstd         or the artifact's calibrated one; zeros left out; zstd (all optional)
+    bottleneck                          feature maps, by the encoder and decoder that were trained for this cut
     raw raw+zstd png webp               the uint8 image itself (cut 0), lossless
     jpeg-90 webp-80                     the image at that quality
 """
@@ -15,20 +16,39 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import cast
 
+from branchynet.codecs.bottleneck import BOTTLENECK, BottleneckCodec, BottleneckShape
 from branchynet.codecs.features import VALUES, FeatureCodec, Values
 from branchynet.codecs.payload import Codec, Payload
 from branchynet.codecs.pictures import FORMATS, PictureCodec, PictureFormat, RawCodec
 from branchynet.codecs.ranges import FixedRanges
 from branchynet.errors import InvalidInput
 
-__all__ = ["Codec", "FixedRanges", "Payload", "check_cut", "named_codec"]
+__all__ = [
+    "BOTTLENECK",
+    "BottleneckCodec",
+    "BottleneckShape",
+    "Codec",
+    "FixedRanges",
+    "Payload",
+    "check_cut",
+    "named_codec",
+]
 
 _FEATURES = re.compile(rf"({'|'.join(VALUES)})(-calibrated)?(\+mask)?(\+zstd)?")
 _PICTURES = re.compile(rf"({'|'.join(FORMATS)})(?:-(\d{{1,3}}))?")
 
 
-def named_codec(name: str, ranges: FixedRanges | None = None) -> Codec:
-    """The codec called *name*, with the calibrated *ranges* of the cut it is for; `InvalidInput` if there is none."""
+def named_codec(name: str, ranges: FixedRanges | None = None, bottleneck: Codec | None = None) -> Codec:
+    """The codec called *name*, with the calibrated *ranges* of the cut it is for, or that cut's own *bottleneck*.
+
+    `InvalidInput` if there is none.
+    """
+    if name == BOTTLENECK:
+        if bottleneck is None:
+            raise InvalidInput(
+                "no bottleneck was trained for this cut of the artifact (`branchynet train --bottleneck`)"
+            )
+        return bottleneck
     codec = _named(name)
     return replace(codec, ranges=ranges) if isinstance(codec, FeatureCodec) and codec.calibrated else codec
 
@@ -52,5 +72,5 @@ def _named(name: str) -> Codec:
         return PictureCodec(cast(PictureFormat, kind), None if quality is None else int(quality))
     raise InvalidInput(
         f"codec {name[:64]!r} is unknown; for feature maps there are {', '.join(VALUES)}, each with -calibrated, "
-        "+mask and +zstd, for images raw, raw+zstd, png, webp, webp-QUALITY and jpeg-QUALITY"
+        "+mask and +zstd, and bottleneck, for images raw, raw+zstd, png, webp, webp-QUALITY and jpeg-QUALITY"
     )

@@ -32,6 +32,7 @@ __all__ = [
     "choose_rule",
     "copy_with_rule",
     "held_out_images",
+    "images_of",
     "record_reference",
     "training_split",
 ]
@@ -46,7 +47,12 @@ def training_split(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]
 
 
 def held_out_images(manifest: Manifest, data: Path | None) -> Dataset:
-    """The training images that were held out when the artifact was trained.
+    """The training images that were held out when the artifact was trained; raises what `images_of` raises."""
+    return images_of(manifest, data)[1]
+
+
+def images_of(manifest: Manifest, data: Path | None) -> tuple[Dataset, Dataset]:
+    """The images that the artifact was trained on, and those that were held out then.
 
     Raises `InvalidInput` if its recipe does not say which, `Unavailable` if the training images are not here.
     """
@@ -55,7 +61,7 @@ def held_out_images(manifest: Manifest, data: Path | None) -> Dataset:
     if not isinstance(held, int) or not isinstance(seed, int):
         raise InvalidInput(f"{manifest.name} does not say which images were held out: its recipe is {recipe!r}")
     whole = datasets.load(manifest.dataset, "train", data, progress=True)
-    return datasets.split_calibration(whole, held, seed)[1]
+    return datasets.split_calibration(whole, held, seed)
 
 
 def calibration_table(name_or_folder: str, data: Path | None) -> tuple[Manifest, OutcomeTable]:

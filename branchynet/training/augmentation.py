@@ -8,7 +8,20 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-__all__ = ["affine", "crop_flip", "cutout", "shrink"]
+from branchynet.training.recipes import Augmentation
+
+__all__ = ["affine", "augmented", "crop_flip", "cutout", "shrink"]
+
+
+def augmented(images: Tensor, kind: Augmentation, generator: Generator) -> Tensor:
+    """*images*, uint8 [B, C, H, W], changed as a recipe's *kind* says."""
+    if kind == "crop-flip":
+        return crop_flip(images, generator)
+    if kind == "crop-flip-cutout":
+        return cutout(crop_flip(images, generator), generator)
+    if kind == "affine":
+        return affine(images, generator)
+    return images
 
 
 def crop_flip(images: Tensor, generator: Generator) -> Tensor:

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs import Codec, FixedRanges, Payload, named_codec
+from branchynet.codecs import BOTTLENECK, Codec, FixedRanges, Payload, named_codec
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.engine import Array, Runner
@@ -28,6 +28,7 @@ __all__ = [
     "CodedOutcomes",
     "calibrated_ranges",
     "codecs_at",
+    "logits_from",
     "maps_at",
     "outcomes_through",
     "study_codecs",
@@ -50,11 +51,13 @@ FOR_MAPS = (
     "uint4+mask+zstd",
     "uint8-calibrated+zstd",
     "uint4-calibrated+zstd",
+    BOTTLENECK,
 )
 # Of each kind one that is worth its time; what a plan chooses among unless told otherwise.
 FOR_PLANS = (
     *("raw+zstd", "webp", "webp-80", "jpeg-75"),
     *("fp16+mask+zstd", "uint8+zstd", "uint8-calibrated+zstd", "uint4+zstd", "uint4-calibrated+zstd"),
+    BOTTLENECK,
 )
 CALIBRATION_IMAGES = 1_000
 BATCH = 250
@@ -109,7 +112,8 @@ def study_codecs(
 ) -> Iterator[list[CodecFigures]]:
     """The figures of every codec, cut by cut; *table* holds the outcomes of *network* on *dataset* without any.
 
-    *on_image* is told how many images the cut has done. Calibrated codecs are left out where *manifest* has no ranges.
+    *on_image* is told how many images the cut has done. Calibrated codecs and bottlenecks are left out where
+    *manifest* has none.
     """
     for cut in range(network.total_stages):
         codecs = codecs_at(manifest, cut, FOR_MAPS if cut else FOR_IMAGES)
@@ -128,12 +132,17 @@ def calibrated_ranges(network: Runner, dataset: Dataset) -> dict[int, FixedRange
 
 
 def codecs_at(manifest: Manifest, cut: int, names: Iterable[str]) -> list[Codec]:
-    """Those of *names* that carry what there is at *cut*; calibrated ones only where *manifest* has ranges.
+    """Those of *names* that carry what there is at *cut*, calibrated ones and bottlenecks where *manifest* has some.
 
     Raises `InvalidInput` for a name that is no codec.
     """
-    ranges = manifest.codec_ranges.get(cut)
-    codecs = [named_codec(name, ranges) for name in names if ranges is not None or "calibrated" not in name]
+    ranges, bottleneck = manifest.codec_ranges.get(cut), manifest.learned.get(cut)
+    lacking = {BOTTLENECK} if bottleneck is None else set()
+    codecs = [
+        named_codec(name, ranges, bottleneck)
+        for name in names
+        if name not in lacking and (ranges is not None or "calibrated" not in name)
+    ]
     return [codec for codec in codecs if (codec.dtype == "uint8") == (cut == 0)]
 
 
@@ -159,7 +168,7 @@ def outcomes_through(
             payloads = [codec.encode(sample[None]) for sample in maps]
             sizes[index, rows] = [len(payload.data) for payload in payloads]
             decoded = [codec.decode(payload, maps.shape[1:], 1) for payload in payloads]
-            logits[index][before:, rows] = _logits_from(network, np.concatenate(decoded), cut)
+            logits[index][before:, rows] = logits_from(network, np.concatenate(decoded), cut)
         on_image(start + len(maps))
     return [
         CodedOutcomes(codec, sizes[index], replace(table, logits=logits[index])) for index, codec in enumerate(codecs)
@@ -202,8 +211,8 @@ def maps_at(network: Runner, images: Array, cut: int) -> Array:
     return x
 
 
-def _logits_from(network: Runner, x: Array, cut: int) -> NDArray[np.float32]:
-    """What the exits behind *cut* say about *x*, none of them taken: float32 [E, B, C]."""
+def logits_from(network: Runner, x: Array, cut: int) -> NDArray[np.float32]:
+    """What the exits behind *cut* say about the maps *x* there, none of them taken: float32 [E, B, C]."""
     scored = []
     for index in range(cut, network.total_stages):
         x, logits = network.run(index, x)

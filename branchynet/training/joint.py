@@ -29,7 +29,7 @@ from branchynet.errors import DamagedData, InvalidInput
 from branchynet.models import build
 from branchynet.network import BranchyNet, Normalisation
 from branchynet.training import checkpoints
-from branchynet.training.augmentation import affine, crop_flip, cutout, shrink
+from branchynet.training.augmentation import augmented, shrink
 from branchynet.training.checkpoints import Checkpoint, State
 from branchynet.training.datasets import Dataset
 from branchynet.training.losses import branch_loss, frozen_logits, joint_loss
@@ -230,7 +230,9 @@ class _Trainer:
             chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate_at((epoch * steps + step) / (epochs * steps), phase)
-            loss = _batch_loss(network, _augment(images[chosen], recipe, generator), labels[chosen], recipe, phase)
+            loss = _batch_loss(
+                network, augmented(images[chosen], recipe.augmentation, generator), labels[chosen], recipe, phase
+            )
             losses[step] = loss.detach()
             first = phase == "trunk" and epoch == 0 and step == 0
             _check_loss(float(losses[step]), recipe, first=first, where=f"{phase} epoch {epoch} step {step}")
@@ -280,16 +282,6 @@ def _check_loss(value: float, recipe: Recipe, *, first: bool, where: str) -> Non
         raise DamagedData(
             f"the first loss is {value:.2f}, fresh weights should give about {expected:.2f}; check the images' range"
         )
-
-
-def _augment(images: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
-    if recipe.augmentation == "crop-flip":
-        return crop_flip(images, generator)
-    if recipe.augmentation == "crop-flip-cutout":
-        return cutout(crop_flip(images, generator), generator)
-    if recipe.augmentation == "affine":
-        return affine(images, generator)
-    return images
 
 
 def _optimiser(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:

@@ -12,7 +12,7 @@ from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import Architecture
 
-__all__ = ["BRANCHES_ONLY", "JOINT_ONLY", "MAX_DROP", "RECIPES", "Recipe", "named_recipe"]
+__all__ = ["BRANCHES_ONLY", "JOINT_ONLY", "MAX_DROP", "RECIPES", "Augmentation", "Recipe", "named_recipe"]
 
 Augmentation = Literal["none", "affine", "crop-flip", "crop-flip-cutout"]
 Optimiser = Literal["adam", "adamw", "sgd"]

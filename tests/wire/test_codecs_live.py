@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from running_nodes import in_process, serving_cloud, serving_edge
+from running_nodes import SHIPPED, in_process, serving_cloud, serving_edge
 
-from branchynet.codecs import named_codec
+from branchynet import artifact
 from branchynet.decisions.exits import ExitRule
+from branchynet.models import zoo
 from branchynet.prediction import Place, Policy
 from branchynet.training.datasets import Dataset
 
 NEVER = ExitRule.never(2)
 
 
-@pytest.mark.parametrize("name", ["fp32+zstd", "uint8+zstd", "uint4+mask+zstd"])
+@pytest.mark.parametrize("name", ["fp32+zstd", "uint8+zstd", "uint4-calibrated+zstd", "uint4+mask+zstd", "bottleneck"])
 async def test_an_edge_with_a_codec_sends_less_and_its_answers_are_those_of_the_decoded_map(
     sample: Dataset, name: str
 ) -> None:
     images = sample.images[:32]
-    codec = named_codec(name)
+    codec = artifact.load(zoo.find(SHIPPED), 0, 1)[0].codec(name, 1)
     features = in_process(images, stages=1, rule=NEVER).features
     payload = codec.encode(features)
     async with serving_cloud() as cloud, serving_edge(cloud.target, codec=name) as edge:

@@ -1,0 +1,395 @@
+"""Train the bottleneck of one cut, with the network around it frozen: the uncut network stays itself, bit for bit.
+
+    image ─► stages before the cut ─► encoder ─► levels ─► decoder ─► stages behind it ─► as the uncut network answers?
+              (run once, kept)                     └ bits by the expected frequencies
+
+What is learnt is to answer as the uncut network does at every exit behind the cut, in few bits: the loss is the
+divergence of the exits' probabilities, and what the levels would take by frequencies that are learnt beside them.
+Rounding is passed straight through. The samples are those that the artifact's rule offloads, and a share of the others.
+
+Every epoch draws its order from a seed of its own and ends with a checkpoint; a run that was stopped goes on to the
+same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from branchynet.codecs.bottleneck import BottleneckCodec, BottleneckShape
+from branchynet.codecs.entropy import LevelTables
+from branchynet.codecs.learned import Bottleneck
+from branchynet.decisions.exits import ExitRule, History
+from branchynet.errors import DamagedData, InvalidInput
+from branchynet.manifest import Manifest
+from branchynet.network import BranchyNet
+from branchynet.profile import count_macs
+from branchynet.training import checkpoints
+from branchynet.training.augmentation import augmented
+from branchynet.training.codec_study import logits_from
+from branchynet.training.datasets import Dataset
+from branchynet.training.recipes import Augmentation
+
+__all__ = ["BOTTLENECKS", "BottleneckRecipe", "Epoch", "bottleneck_recipe", "macs_of", "train_bottleneck"]
+
+BATCH = 250
+# The frequencies have to follow the encoder, which they do only if they are quicker.
+FREQUENCIES_HASTE = 10.0
+# Fewer offloads than this say little about how often a level comes at a place.
+FEWEST_TABLE_SAMPLES = 500
+CHECKPOINT = "bottleneck.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class BottleneckRecipe:
+    """Everything that decides a bottleneck, besides the artifact and the data; see `BottleneckShape` for its form.
+
+    *passes*: how often the training images go, augmented, through the stages before the cut; *epochs* go over all that
+    came out. *rate*: what 1,000 bits a sample cost beside the divergence in nats;
+    *fidelity*: what losing the whole map does; *labels*: weight of the cross-entropy with the true labels.
+    *easy*: share 0..1 that is kept of the samples that leave before the cut under the artifact's rule.
+    """
+
+    cut: int
+    channels: int
+    levels: int
+    kernel: int = 3
+    stride: int = 1
+    hidden: int = 0
+    width: int = 32
+    blocks: int = 0
+    passes: int = 2
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    rate: float = 0.1
+    fidelity: float = 0.2
+    labels: float = 0.0
+    easy: float = 0.25
+    temperature: float = 1.0
+    augmentation: Augmentation = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("passes", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.easy <= 1 or min(self.rate, self.fidelity, self.labels) < 0 or self.temperature <= 0:
+            raise InvalidInput(
+                f"easy is {self.easy}, temperature {self.temperature}, rate {self.rate}, fidelity {self.fidelity}, "
+                f"labels {self.labels}: the first is a share, the second positive, the others are not negative"
+            )
+
+    def shape_for(self, map_shape: tuple[int, ...], *, positive: bool) -> BottleneckShape:
+        """The bottleneck's shape for maps of *map_shape*; raises what `BottleneckShape` raises."""
+        form = (self.channels, self.levels, self.kernel, self.stride, self.hidden, self.width, self.blocks)
+        return BottleneckShape(map_shape, *form, positive)  # type: ignore[arg-type]
+
+
+# What the shipped artifacts' bottlenecks were trained with, by name and cut.
+BOTTLENECKS = {
+    ("lenet-mnist", 1): BottleneckRecipe(
+        cut=1,
+        channels=8,
+        levels=4,
+        stride=2,
+        width=24,
+        epochs=14,
+        batch_size=32,
+        learning_rate=4e-3,
+        rate=0.05,
+        fidelity=0.05,
+        easy=0.1,
+    ),
+    ("lenet-fashion", 1): BottleneckRecipe(
+        cut=1,
+        channels=10,
+        levels=5,
+        stride=2,
+        width=24,
+        learning_rate=5e-3,
+        fidelity=0.05,
+        easy=0.15,
+    ),
+    ("alexnet-cifar10", 2): BottleneckRecipe(
+        cut=2,
+        channels=20,
+        levels=4,
+        hidden=48,
+        width=48,
+        passes=1,
+        epochs=5,
+        rate=0.05,
+    ),
+}
+
+
+def bottleneck_recipe(manifest: Manifest, cut: int) -> BottleneckRecipe:
+    """What the shipped artifact's bottleneck at *cut* was trained with, or a start for that of another network.
+
+    Images are augmented as they were for the network.
+    """
+    recipe = BOTTLENECKS.get((manifest.name, cut), BottleneckRecipe(cut=cut, channels=8, levels=4))
+    known = manifest.training.get("recipe")
+    augmentation: Any = known.get("augmentation", "none") if isinstance(known, dict) else "none"
+    return replace(recipe, augmentation=augmentation)
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch that is over: the mean *divergence* in nats from the uncut network, and the mean *bits* of a sample."""
+
+    epoch: int
+    epochs: int
+    divergence: float
+    bits: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """Maps at the cut, float16 [M, …], with what the uncut network's exits behind it say of them and what is right.
+
+    *logits*: float32 [E, M, classes]; *labels*: int64 [M].
+    """
+
+    maps: NDArray[np.float16]
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def train_bottleneck(
+    recipe: BottleneckRecipe,
+    network: BranchyNet,
+    rule: ExitRule,
+    images: tuple[Dataset, Dataset],
+    folder: Path,
+    on_step: Callable[[int, int, str], None] = lambda *_: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    start: BottleneckCodec | None = None,
+) -> tuple[Bottleneck, LevelTables]:
+    """A bottleneck for the whole frozen *network*, or what the checkpoint in *folder* becomes.
+
+    It learns from the first of *images*; the frequencies of its levels are those on the second, held out. Weights are
+    fresh, or those of *start*, which must have the recipe's form. *on_step* is told how many of how many images or
+    samples are done, and what is being done. Raises `InvalidInput` for a cut without an exit before it or with no map
+    at it, and for a checkpoint of another recipe.
+    """
+    if not 1 <= recipe.cut < network.total_stages or not network.exits_before(recipe.cut):
+        raise InvalidInput(f"cut is {recipe.cut}; a bottleneck lies between an exit and the stages that follow it")
+    folder.mkdir(parents=True, exist_ok=True)
+    training, held_out = images
+    torch.manual_seed(recipe.seed)
+    samples = _samples(recipe, network, rule, training, on_step)
+    positive = bool(samples.maps.min() >= 0)
+    trained = _Trained(Bottleneck(recipe.shape_for(samples.maps.shape[1:], positive=positive)))
+    if start is not None:
+        trained.take(start)
+    optimiser = torch.optim.Adam(
+        [
+            {"params": trained.bottleneck.parameters(), "haste": 1.0},
+            {"params": [trained.frequencies], "haste": FREQUENCIES_HASTE},
+        ],
+        recipe.learning_rate,
+    )
+    tail = network.part(recipe.cut, network.total_stages).eval()
+    for parameter in tail.parameters():
+        parameter.requires_grad_(False)
+    described = {**asdict(recipe), "start": start.digest if start is not None else ""}
+    for epoch in range(_resume(folder, described, trained, optimiser), recipe.epochs):
+        started_s = time.perf_counter()
+        done = _run_epoch(epoch, recipe, trained, optimiser, tail, samples, on_step)
+        _write(folder, described, epoch + 1, trained, optimiser)
+        seconds = round(time.perf_counter() - started_s, 2)
+        checkpoints.append_log(folder, {"phase": "bottleneck", **asdict(done), "seconds": seconds})
+        on_epoch(done)
+    bottleneck = trained.bottleneck.half().float().eval()  # as it will be kept, for the levels' frequencies
+    return bottleneck, _tables(recipe, bottleneck, network, rule, held_out)
+
+
+def macs_of(shape: BottleneckShape) -> tuple[int, int]:
+    """MACs of encoder and decoder for one map."""
+    with torch.device("meta"):
+        bottleneck = Bottleneck(shape)
+        maps, codes = torch.zeros(1, *shape.map_shape), torch.zeros(1, *shape.code_shape)
+    return count_macs(bottleneck.encoder, maps), count_macs(bottleneck.decoder, codes)
+
+
+class _Trained(nn.Module):
+    """A bottleneck, and the logarithms of how often each level is expected at each place."""
+
+    def __init__(self, bottleneck: Bottleneck) -> None:
+        super().__init__()
+        self.bottleneck = bottleneck
+        self.frequencies = nn.Parameter(torch.zeros(bottleneck.shape.places, bottleneck.shape.levels))
+
+    def take(self, start: BottleneckCodec) -> None:
+        """Take the weights of *start*; `InvalidInput` if it has another form."""
+        if start.shape != self.bottleneck.shape or not isinstance(start.halves, Bottleneck):
+            raise InvalidInput(f"the artifact's bottleneck is {start.shape}, the recipe's {self.bottleneck.shape}")
+        self.bottleneck.load_state_dict(start.halves.state_dict())
+        with torch.no_grad():
+            self.frequencies.copy_(torch.from_numpy(start.tables.frequencies).float().log())
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What comes out of the cut for *maps* [B, …], and the bits that each sample takes there, float32 [B]."""
+        codes = self.bottleneck.codes(maps)
+        levels = codes + (codes.round() - codes).detach()
+        return self.bottleneck.decoded(levels), self._bits(codes.flatten(1))
+
+    def _bits(self, codes: Tensor) -> Tensor:
+        """Of the levels next to *codes* [B, N], each weighted by how near it is: this has a slope, a level has none."""
+        bits = -F.log_softmax(self.frequencies, dim=1) / math.log(2)
+        below = codes.detach().floor().clamp(0, bits.shape[1] - 2)
+        part = codes - below
+        place, low = torch.arange(len(bits)), below.long()
+        return ((1 - part) * bits[place, low] + part * bits[place, low + 1]).sum(1)
+
+
+def _run_epoch(
+    epoch: int,
+    recipe: BottleneckRecipe,
+    trained: _Trained,
+    optimiser: torch.optim.Optimizer,
+    tail: BranchyNet,
+    samples: _Samples,
+    on_step: Callable[[int, int, str], None],
+) -> Epoch:
+    generator = Generator().manual_seed(recipe.seed * 10_007 + epoch)
+    order = torch.randperm(len(samples.maps), generator=generator).split(recipe.batch_size)  # type: ignore[no-untyped-call]
+    sums = torch.zeros(2)
+    for step, chosen in enumerate(order):
+        for group in optimiser.param_groups:
+            done = (epoch + step / len(order)) / recipe.epochs
+            group["lr"] = recipe.learning_rate * group["haste"] * _one_cycle(done)
+        maps = torch.from_numpy(samples.maps[chosen.numpy()]).float()
+        decoded, bits = trained(maps)
+        scored = tail(decoded)
+        divergence = _divergence(scored, samples.logits[:, chosen.numpy()], recipe.temperature)
+        lost = F.mse_loss(decoded, maps) / maps.var()
+        loss = divergence + recipe.fidelity * lost + recipe.rate * bits.mean() / 1000
+        if recipe.labels:
+            labels = torch.from_numpy(samples.labels[chosen.numpy()])
+            wrong = torch.stack([F.cross_entropy(logits, labels) for logits in scored]).mean()
+            loss = loss + recipe.labels * wrong
+        if not math.isfinite(value := float(loss.detach())):
+            raise DamagedData(f"the loss is {value} in epoch {epoch}; lower learning_rate ({recipe.learning_rate})")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained.parameters(), max_norm=5.0)
+        optimiser.step()
+        sums += torch.stack([divergence.detach(), bits.detach().mean()])
+        on_step(
+            epoch * len(order) + step + 1, recipe.epochs * len(order), f"divergence {float(sums[0]) / (step + 1):.4f}"
+        )
+    return Epoch(epoch, recipe.epochs, *(round(float(value), 5) for value in sums / len(order)))
+
+
+def _divergence(logits: list[Tensor], uncut: NDArray[np.float32], temperature: float) -> Tensor:
+    """Mean over exits and samples of KL(uncut ‖ through the bottleneck), at *temperature*, in nats."""
+    parts = [
+        F.kl_div(
+            F.log_softmax(scored / temperature, dim=1),
+            F.log_softmax(torch.from_numpy(wanted) / temperature, dim=1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        for scored, wanted in zip(logits, uncut, strict=True)
+    ]
+    return torch.stack(parts).mean() * temperature**2
+
+
+def _one_cycle(done: float) -> float:
+    """Share of the learning rate after *done* (0..1) of the training: up for a fifth of it, then down to nothing."""
+    return done / 0.2 if done < 0.2 else 0.5 * (1 + math.cos(math.pi * (done - 0.2) / 0.8))
+
+
+def _samples(
+    recipe: BottleneckRecipe,
+    network: BranchyNet,
+    rule: ExitRule,
+    training: Dataset,
+    on_step: Callable[[int, int, str], None],
+) -> _Samples:
+    generator, choice = Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
+    maps: list[NDArray[np.float16]] = []
+    logits: list[NDArray[np.float32]] = []
+    labels: list[NDArray[np.int64]] = []
+    for number in range(recipe.passes):
+        for start in range(0, len(training), BATCH):
+            images = augmented(torch.from_numpy(training.images[start : start + BATCH]), recipe.augmentation, generator)
+            features, offloads = _maps(network, rule, images.numpy(), recipe.cut)
+            chosen = offloads | (choice.random(len(features)) < recipe.easy)
+            maps.append(features[chosen].astype(np.float16))
+            logits.append(logits_from(network, features[chosen], recipe.cut))
+            labels.append(training.labels[start : start + BATCH][chosen])
+            on_step(number * len(training) + start + len(images), recipe.passes * len(training), "maps at the cut")
+    return _Samples(np.concatenate(maps), np.concatenate(logits, axis=1), np.concatenate(labels))
+
+
+def _maps(
+    network: BranchyNet, rule: ExitRule, images: NDArray[np.uint8], cut: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The maps of *images* at *cut*, and which of them *rule* sends there."""
+    x: NDArray[Any] = images
+    history: History | None = None
+    stays = np.ones(len(images), np.bool_)
+    for index in range(cut):
+        x, scores = network.run(index, x)
+        if scores is not None and (number := network.exit_of_stage[index]) is not None:
+            history = rule.remember(scores, history)
+            stays &= ~rule.leaves(number, scores, history)
+    return x, stays
+
+
+def _tables(
+    recipe: BottleneckRecipe, bottleneck: Bottleneck, network: BranchyNet, rule: ExitRule, held_out: Dataset
+) -> LevelTables:
+    """Fitted on the *held_out* images that the rule offloads; on all of them where those are few."""
+    parts = [
+        _maps(network, rule, held_out.images[start : start + BATCH], recipe.cut)
+        for start in range(0, len(held_out), BATCH)
+    ]
+    maps, offloads = (np.concatenate(part) for part in zip(*parts, strict=True))
+    chosen = maps[offloads] if np.count_nonzero(offloads) >= FEWEST_TABLE_SAMPLES else maps
+    levels = np.stack([bottleneck.levels(sample) for sample in chosen])
+    return LevelTables.fitted(levels.reshape(-1, *bottleneck.shape.code_shape), bottleneck.shape.levels)
+
+
+def _write(
+    folder: Path, described: dict[str, Any], epoch: int, trained: _Trained, optimiser: torch.optim.Optimizer
+) -> None:
+    temporary = folder / f".{CHECKPOINT}.tmp"
+    state = {"epoch": epoch, "weights": trained.state_dict(), "optimiser": optimiser.state_dict()}
+    torch.save({"recipe": json.dumps(described), **state}, temporary)
+    temporary.replace(folder / CHECKPOINT)
+
+
+def _resume(folder: Path, ours: dict[str, Any], trained: _Trained, optimiser: torch.optim.Optimizer) -> int:
+    """Take up the checkpoint in *folder*; how many epochs it has behind it, 0 if there is none."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return 0
+    try:
+        saved = torch.load(path, weights_only=True)
+        theirs = json.loads(saved["recipe"])
+    except (RuntimeError, EOFError, UnpicklingError, LookupError, TypeError, ValueError) as error:
+        raise DamagedData(f"{path} is no checkpoint of ours ({error!r}); delete it to start again") from None
+    if changed := [
+        f"{key}: {theirs.get(key)!r} there, {ours[key]!r} asked" for key in ours if theirs.get(key) != ours[key]
+    ]:
+        raise InvalidInput(f"{path} belongs to another recipe ({'; '.join(changed)}); choose another --run folder")
+    trained.load_state_dict(saved["weights"])
+    optimiser.load_state_dict(saved["optimiser"])
+    return int(saved["epoch"])

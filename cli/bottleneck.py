@@ -1,0 +1,132 @@
+"""`branchynet train --bottleneck`: a finished artifact gets an encoder and a decoder for one of its cuts."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.output import console, progress_bar, write_json
+
+if TYPE_CHECKING:
+    from branchynet.codecs import BottleneckCodec
+    from branchynet.manifest import Manifest
+    from branchynet.training.bottleneck import BottleneckRecipe, Epoch
+
+__all__ = ["train_bottleneck_of"]
+
+
+def train_bottleneck_of(
+    name: str,
+    cut: int | None,
+    data: Path | None,
+    out: Path | None,
+    run: Path | None,
+    settings: Sequence[str],
+    json_file: Path | None,
+    *,
+    go_on: bool,
+) -> None:
+    """Train the bottleneck at *cut* of the artifact *name*, and put it into the artifact or its copy in *out*."""
+    from branchynet import artifact as artifacts
+    from branchynet.models import zoo
+    from branchynet.training.assembly import images_of
+    from branchynet.training.bottleneck import bottleneck_recipe, train_bottleneck
+
+    source = zoo.find(name)
+    manifest, network = artifacts.load(source)
+    cut = manifest.cut if cut is None else cut
+    recipe = _changed(bottleneck_recipe(manifest, cut), settings)
+    images = images_of(manifest, data)
+    start = _learned(manifest, cut) if go_on else None
+    run, folder = run or Path("runs") / f"{manifest.name}-bottleneck-{cut}", out or source
+    with progress_bar() as bar:
+        tasks = {}
+
+        def on_step(done: int, total: int, what: str) -> None:
+            stage = what.split(maxsplit=1)[0]
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total, note="")
+            bar.update(tasks[stage], completed=done, note=what)
+
+        trained, tables = train_bottleneck(recipe, network, manifest.rule, images, run, on_step, _print_epoch, start)
+    if folder.resolve() != source.resolve():
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    options = [*["--go-on"] * go_on, *(f"--set {setting}" for setting in settings)]
+    command = " ".join([f"branchynet train --bottleneck --artifact {manifest.name} --cut {cut}", *options])
+    known = manifest.training.get("bottlenecks", {})
+    made: dict[str, Any] = {"command": command, "recipe": dataclasses.asdict(recipe)}
+    if go_on:
+        made["went_on_from"] = known.get(str(cut))
+    record = {**known, str(cut): made}
+    manifest = dataclasses.replace(manifest, training={**manifest.training, "bottlenecks": record})
+    artifacts.save_bottleneck(folder, manifest, cut, trained, tables)
+    console.print(f"written: {folder}", soft_wrap=True)
+    figures = _figures(folder, cut, data)
+    console.print(
+        f"cut {cut}, on {figures['images']:,} held-out images: {figures['payload_bytes']:.0f} bytes an offload, "
+        f"{100 * figures['accuracy']:.2f} % under the rule ({100 * figures['accuracy_change']:+.2f}); "
+        f"the encoder takes {figures['encoder_macs']:,} MACs, {100 * figures['of_edge_macs']:.1f} % of the edge's"
+    )
+    write_json(json_file, figures)
+
+
+def _changed(recipe: BottleneckRecipe, settings: Sequence[str]) -> BottleneckRecipe:
+    """*recipe* with each NAME=VALUE of *settings* in it; `InvalidInput` for one that it has not."""
+    from branchynet.errors import InvalidInput
+
+    kinds = {field.name: type(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)}
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        if key not in kinds or key == "cut":
+            raise InvalidInput(f"--set {setting}: the recipe has {', '.join(sorted(set(kinds) - {'cut'}))}")
+        try:
+            changes[key] = kinds[key](text)
+        except ValueError:
+            raise InvalidInput(f"--set {setting}: {text!r} is no {kinds[key].__name__}") from None
+    return dataclasses.replace(recipe, **changes)
+
+
+def _learned(manifest: Manifest, cut: int) -> BottleneckCodec:
+    from branchynet.codecs import BOTTLENECK, BottleneckCodec
+
+    codec = manifest.codec(BOTTLENECK, cut)
+    assert isinstance(codec, BottleneckCodec)
+    return codec
+
+
+def _print_epoch(done: Epoch) -> None:
+    console.print(f"{done.epoch + 1}/{done.epochs}: divergence {done.divergence:.4f}, {done.bits / 8:.0f} bytes")
+
+
+def _figures(folder: Path, cut: int, data: Path | None) -> dict[str, Any]:
+    """What the bottleneck does to the held-out images, as it lies in *folder*."""
+    from branchynet import artifact as artifacts
+    from branchynet.training.assembly import held_out_images
+    from branchynet.training.bottleneck import macs_of
+    from branchynet.training.codec_study import outcomes_through
+    from branchynet.training.evaluation import measure_outcomes
+
+    manifest, network = artifacts.load_runner(folder)
+    images = held_out_images(manifest, data)
+    table = measure_outcomes(network, manifest.cost, images)
+    [coded] = outcomes_through(network, table, images, cut, [manifest.learned[cut]])
+    offloads = table.exit_of(manifest.rule) >= network.exits_before(cut)
+    before, after = table.apply(manifest.rule).accuracy, coded.table.apply(manifest.rule).accuracy
+    encoder, decoder = macs_of(manifest.bottlenecks[cut].shape)
+    edge = sum(stage.trunk_macs + stage.head_macs for stage in manifest.cost.stages[:cut])
+    return {
+        "artifact": manifest.name,
+        "cut": cut,
+        "images": len(images),
+        "payload_bytes": float(coded.payload_bytes[offloads].mean()) if offloads.any() else 0.0,
+        "offloaded": float(offloads.mean()),
+        "accuracy": after,
+        "accuracy_change": after - before,
+        "encoder_macs": encoder,
+        "decoder_macs": decoder,
+        "of_edge_macs": encoder / edge,
+    }

@@ -1,0 +1,89 @@
+"""`branchynet train --bottleneck` gives an artifact a codec of its own, which the other commands then know."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from test_evaluate import run, write_data
+from typer.testing import CliRunner
+
+from branchynet import artifact
+from branchynet.errors import BranchyNetError
+from branchynet.models import zoo
+from branchynet.training.datasets import load_sample
+from cli.main import app
+
+FORM = ("channels=2", "levels=3", "kernel=3", "stride=2", "hidden=0", "width=8", "blocks=0")
+SMALL = [part for value in ("passes=1", "epochs=1", *FORM) for part in ("--set", value)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """300 shipped images as training images, and 100 others as test images."""
+    sample = load_sample()
+    write_data(tmp_path / "data" / "fashion-mnist", "train", sample.take(range(300)))
+    write_data(tmp_path / "data" / "fashion-mnist", "t10k", sample.take(range(300, 400)))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A copy of the shipped network that has no bottleneck, and says it held out 100 images."""
+    folder = tmp_path / "plain"
+    shutil.copytree(zoo.find("lenet-fashion"), folder)
+    manifest = artifact.read_manifest(folder)
+    recipe = {**manifest.training["recipe"], "calibration_images": 100}
+    artifact.write_manifest(folder, dataclasses.replace(manifest, training={"recipe": recipe}, bottlenecks={}))
+    return folder
+
+
+def test_a_bottleneck_is_trained_recorded_and_found_by_the_other_commands(
+    data: Path, plain: Path, tmp_path: Path
+) -> None:
+    out, file = tmp_path / "out", tmp_path / "figures.json"
+    train = ("train", "--bottleneck", "--artifact", plain, "--data", data, "--run", tmp_path / "run")
+    printed = run(*train, *SMALL, "--out", out, "--json", file).output
+    figures = json.loads(file.read_text())
+    assert (figures["cut"], figures["images"], figures["encoder_macs"]) == (1, 100, 2 * 8 * 8 * 5 * 9)
+    assert f"{figures['payload_bytes']:.0f} bytes an offload" in " ".join(printed.split())
+    before, after = artifact.load(plain)[0], artifact.load(out)[0]
+    assert after.content_hash == before.content_hash
+    assert after.files == before.files
+    assert set(before.learned) == set()
+    assert set(after.learned) == {1}
+    assert after.training["bottlenecks"]["1"]["command"].startswith(
+        "branchynet train --bottleneck --artifact lenet-fashion --cut 1 --set passes=1"
+    )
+    assert after.training["bottlenecks"]["1"]["recipe"]["augmentation"] == after.training["recipe"]["augmentation"]
+
+    # In its own place, from where it is.
+    run("train", "--bottleneck", "-a", out, "--data", data, "--run", tmp_path / "again", "--go-on", *SMALL)
+    further = artifact.load(out)[0]
+    assert further.bottlenecks[1].digest != after.bottlenecks[1].digest
+    assert further.training["bottlenecks"]["1"]["went_on_from"] == after.training["bottlenecks"]["1"]
+
+    run("evaluate", out, "--codecs", "--data", data, "--json", file)
+    rows = {(row["cut"], row["codec"]): row for row in json.loads(file.read_text())["codecs"]}
+    assert 4 < rows[1, "bottleneck"]["payload_bytes"] < 2 * 8 * 8 * 1.6 / 8 + 8
+
+
+MISTAKES = {
+    "no such value": (("--set", "depth=3"), "--set depth=3: the recipe has augmentation, batch_size"),
+    "no number": (("--set", "epochs=many"), "'many' is no int"),
+    "no form": (("--set", "levels=1"), "levels is 1"),
+    "nothing to go on from": (("--go-on",), "no bottleneck was trained for this cut"),
+    "no cut": (("--cut", "2"), "cut is 2"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_refused_with_their_value(mistake: str, data: Path, plain: Path, tmp_path: Path) -> None:
+    arguments, words = MISTAKES[mistake]
+    given = ["train", "--bottleneck", "-a", plain, "--data", data, "--run", tmp_path / "run", *SMALL, *arguments]
+    result = CliRunner().invoke(app, [str(argument) for argument in given])
+    assert isinstance(result.exception, BranchyNetError), result.output
+    assert words in str(result.exception)
