@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NotRequired, final
@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired, final
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from branchynet.codecs import BottleneckShape, Codec, FixedRanges, check_cut, named_codec
+from branchynet.codecs import BOTTLENECK, BottleneckShape, Codec, FixedRanges, check_cut, named_codec
 from branchynet.codecs.ranges import channels_of
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.gates import Gate
@@ -101,6 +101,19 @@ class Manifest:
         codec = named_codec(name, self.codec_ranges.get(cut), self.learned.get(cut))
         check_cut(codec, cut)
         return codec
+
+    def codecs_at(self, cut: int, names: Iterable[str]) -> list[Codec]:
+        """Those of *names* that carry what there is at *cut*, calibrated ones and bottlenecks only where there are any.
+
+        Raises `InvalidInput` for a name that is no codec.
+        """
+        ranges, bottleneck = self.codec_ranges.get(cut), self.learned.get(cut)
+        codecs = [
+            named_codec(name, ranges, bottleneck)
+            for name in names
+            if (bottleneck is not None or name != BOTTLENECK) and (ranges is not None or "calibrated" not in name)
+        ]
+        return [codec for codec in codecs if (codec.dtype == "uint8") == (cut == 0)]
 
     @staticmethod
     def bottleneck_file(cut: int) -> str:

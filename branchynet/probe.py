@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from branchynet.codecs import Codec, FixedRanges, named_codec
+from branchynet.codecs import Codec
 from branchynet.decisions.exits import ExitRule
 from branchynet.engine import Array, Runner
 from branchynet.errors import InvalidInput, TooLarge, Unavailable
@@ -80,9 +80,10 @@ class NodeProfile:
 
 
 class Prober:
-    """Times the stages of *network*, and codecs at its cuts with their calibrated *ranges*, on the *worker* of a node.
+    """Times the stages of *network*, and codecs at its cuts, on the *worker* of a node.
 
-    *served* is what the node serves, *input_shape* that of one sample at its first cut. One profile at a time.
+    *served* is what the node serves, *codecs_at* says which of some names are codecs for a cut, *input_shape* is that
+    of one sample at the node's first cut. One profile at a time.
     """
 
     def __init__(
@@ -90,13 +91,13 @@ class Prober:
         served: ServedModel,
         network: Runner,
         worker: Worker,
-        ranges: Mapping[int, FixedRanges],
+        codecs_at: Callable[[int, Sequence[str]], list[Codec]],
         input_shape: tuple[int, ...],
     ) -> None:
         self._served = served
         self._network = network
         self._worker = worker
-        self._ranges = ranges
+        self._codecs_at = codecs_at
         self._input_shape = input_shape
         self._busy = False
 
@@ -161,19 +162,12 @@ class Prober:
             raise TooLarge(f"rounds is {rounds}, this node times at most {MAX_ROUNDS}")
 
     def _codecs(self, names: Sequence[str]) -> dict[int, list[Codec]]:
-        """Those of *names* that are for each cut at which this node codes; calibrated ones only where ranges are."""
+        """Those of *names* that are for each cut at which this node codes."""
         if len(names) > MAX_CODECS:
             raise TooLarge(f"{len(names)} codecs are asked for, this node times at most {MAX_CODECS}")
-        known = [named_codec(name) for name in dict.fromkeys(names)]
         last = min(self._network.last, self._network.total_stages - 1)
-        return {
-            cut: [
-                named_codec(codec.name, self._ranges.get(cut))
-                for codec in known
-                if (codec.dtype == "uint8") == (cut == 0) and (cut in self._ranges or "calibrated" not in codec.name)
-            ]
-            for cut in range(self._network.first, last + 1)
-        }
+        wanted = list(dict.fromkeys(names))
+        return {cut: self._codecs_at(cut, wanted) for cut in range(self._network.first, last + 1)}
 
     async def _maps(self, images: NDArray[np.generic]) -> list[Array]:
         """What there is of *images* at each cut from the first to the last that is held."""

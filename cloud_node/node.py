@@ -38,7 +38,7 @@ class CloudNode:
         self.served = manifest.served((network.first, network.last), max_batch)
         self._network = network
         self._shapes = manifest.cut_shapes
-        self._codec = manifest.codec
+        self._codec, self._codecs_at = manifest.codec, manifest.codecs_at
         self._worker = Worker("cloud-compute")
 
     @property
@@ -80,7 +80,7 @@ class CloudNode:
     def prober(self) -> Prober:
         """What times this node's stages and codecs between its requests."""
         shape = self._shapes[self._network.first]
-        return Prober(self.served, self._network, self._worker, self._ranges, shape)
+        return Prober(self.served, self._network, self._worker, self._codecs_at, shape)
 
     def close(self) -> None:
         """End the compute thread after the call that runs."""

@@ -111,7 +111,7 @@ class EdgeNode:
         self._limits = limits
         self._clock_s = clock_s
         self._watcher = watcher
-        self._codec = manifest.codec
+        self._codec, self._codecs_at = manifest.codec, manifest.codecs_at
         self._image_codec = self._codec(image_codec, 0)
         self._replanner: Replanner | None = None
         self._rule, self._points = manifest.rule, points_of(manifest)
@@ -209,7 +209,7 @@ class EdgeNode:
     def prober(self) -> Prober:
         """What times this node's stages and codecs between its requests."""
         served = self.served
-        return Prober(served, self._network, self._worker, self._ranges, served.input_shape)
+        return Prober(served, self._network, self._worker, self._codecs_at, served.input_shape)
 
     def close(self) -> None:
         """End the compute thread after the call that runs, and probes that are on their way."""
@@ -295,7 +295,7 @@ class EdgeNode:
         done = await self._run(image, 0, plan.cut, nobody)
         asked_s = self._clock_s()
         try:
-            sent = await self._encode(plan.cut, self._codec(plan.cut, plan.codec), done.value.features)
+            sent = await self._encode(plan.cut, self._codec(plan.codec, plan.cut), done.value.features)
             asked_s = self._clock_s()
             await self._ask_cloud(plan.cut, sent.value, done.value, plan.rule, math.inf, probing=True)
         except BranchyNetError as error:

@@ -16,7 +16,7 @@ from branchynet.decisions.timing import CodecCost, Link, ServingProfile
 from branchynet.engine import Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
-from branchynet.training.codec_study import codecs_at, outcomes_through
+from branchynet.training.codec_study import outcomes_through
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes
 from orchestrator.measuring import check_profile
@@ -90,7 +90,7 @@ class Ground:
         coded, costs = {}, []
         for number, cut in enumerate(sorted({cost.cut for cost in known}), 1):
             named = {cost.codec: cost for cost in known if cost.cut == cut}
-            codecs_here = codecs_at(manifest, cut, named)
+            codecs_here = manifest.codecs_at(cut, named)
             tried = outcomes_through(network, table, dataset, cut, codecs_here, _from(number * len(dataset), on_image))
             offloaded = leaving >= network.exits_before(cut)
             for through in tried:

@@ -24,7 +24,7 @@ from branchynet.manifest import Manifest
 from branchynet.probe import CodecTimes, NodeProfile
 from branchynet.rpc import messages
 from branchynet.rpc.control import ask_profile
-from branchynet.training.codec_study import codecs_at, maps_at
+from branchynet.training.codec_study import maps_at
 from branchynet.training.datasets import Dataset
 from edge_node.node import Sendable
 from edge_node.offload import resume_request
@@ -280,7 +280,7 @@ def _codecs(
         if not names:
             continue
         maps = maps_at(network, images, cut)
-        for codec in codecs_at(manifest, cut, names):
+        for codec in manifest.codecs_at(cut, names):
             here, there = at_edge.get((cut, codec.name)), in_cloud[cut, codec.name]
             size = float(np.mean([len(codec.encode(sample[None]).data) for sample in maps]))
             cost = CodecCost(cut, codec.name, size, _encode_ms(here, there, ratio), there.decode_ms.median)

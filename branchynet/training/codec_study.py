@@ -5,14 +5,14 @@ Every map is encoded alone, as an edge with one camera sends it; the network goe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs import BOTTLENECK, Codec, FixedRanges, Payload, named_codec
+from branchynet.codecs import BOTTLENECK, Codec, FixedRanges, Payload
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.engine import Array, Runner
@@ -27,7 +27,6 @@ __all__ = [
     "CodecFigures",
     "CodedOutcomes",
     "calibrated_ranges",
-    "codecs_at",
     "logits_from",
     "maps_at",
     "outcomes_through",
@@ -116,7 +115,7 @@ def study_codecs(
     *manifest* has none.
     """
     for cut in range(network.total_stages):
-        codecs = codecs_at(manifest, cut, FOR_MAPS if cut else FOR_IMAGES)
+        codecs = manifest.codecs_at(cut, FOR_MAPS if cut else FOR_IMAGES)
         yield _study_cut(network, manifest.rule, table, dataset, cut, codecs, on_image)
 
 
@@ -129,21 +128,6 @@ def calibrated_ranges(network: Runner, dataset: Dataset) -> dict[int, FixedRange
         x, _ = network.run(cut - 1, x)
         ranges[cut] = FixedRanges.calibrated(x)
     return ranges
-
-
-def codecs_at(manifest: Manifest, cut: int, names: Iterable[str]) -> list[Codec]:
-    """Those of *names* that carry what there is at *cut*, calibrated ones and bottlenecks where *manifest* has some.
-
-    Raises `InvalidInput` for a name that is no codec.
-    """
-    ranges, bottleneck = manifest.codec_ranges.get(cut), manifest.learned.get(cut)
-    lacking = {BOTTLENECK} if bottleneck is None else set()
-    codecs = [
-        named_codec(name, ranges, bottleneck)
-        for name in names
-        if name not in lacking and (ranges is not None or "calibrated" not in name)
-    ]
-    return [codec for codec in codecs if (codec.dtype == "uint8") == (cut == 0)]
 
 
 def outcomes_through(

@@ -14,7 +14,6 @@ from branchynet.training.codec_study import (
     FOR_IMAGES,
     FOR_MAPS,
     calibrated_ranges,
-    codecs_at,
     outcomes_through,
     study_codecs,
 )
@@ -107,20 +106,20 @@ def test_ranges_are_those_of_the_maps_at_each_cut():
 def test_names_give_the_codecs_for_what_there_is_at_the_cut(studied):
     manifest = studied[0]
     names = ["webp", "uint8", "uint4-calibrated"]
-    assert [codec.name for codec in codecs_at(manifest, 0, names)] == ["webp"]
-    assert [codec.name for codec in codecs_at(manifest, 1, names)] == ["uint8", "uint4-calibrated"]
+    assert [codec.name for codec in manifest.codecs_at(0, names)] == ["webp"]
+    assert [codec.name for codec in manifest.codecs_at(1, names)] == ["uint8", "uint4-calibrated"]
     without = dataclasses.replace(manifest, codec_ranges={})
-    assert [codec.name for codec in codecs_at(without, 1, names)] == ["uint8"]
+    assert [codec.name for codec in without.codecs_at(1, names)] == ["uint8"]
     learned = dataclasses.replace(manifest, learned={1: named_codec("uint8")})
-    assert codecs_at(learned, 1, ["bottleneck"]) == [named_codec("uint8")]
-    assert codecs_at(learned, 0, ["bottleneck"]) == []
+    assert learned.codecs_at(1, ["bottleneck"]) == [named_codec("uint8")]
+    assert learned.codecs_at(0, ["bottleneck"]) == []
     with pytest.raises(InvalidInput, match="'uint3'"):
-        codecs_at(manifest, 1, ["uint3"])
+        manifest.codecs_at(1, ["uint3"])
 
 
 def test_exits_before_a_cut_say_what_they_said(studied):
     manifest, table, _, _ = studied
-    codecs = codecs_at(manifest, 1, ["uint4", "fp32+zstd"])
+    codecs = manifest.codecs_at(1, ["uint4", "fp32+zstd"])
     lossy, lossless = outcomes_through(random_network(), table, DATA, 1, codecs)
     assert np.array_equal(lossy.table.logits[0], table.logits[0])
     assert not np.array_equal(lossy.table.logits[1], table.logits[1])
