@@ -318,6 +318,8 @@ class EdgeNode:
             wrong = "logits that are not finite"
         elif not np.isin(answers.exits, legal).all():
             wrong = f"exits {sorted(set(answers.exits.tolist()))}; behind cut {cut} there are {legal}"
+        elif not 0 <= answers.queue_ms <= answers.cloud_ms < math.inf:  # later deadlines are judged by them
+            wrong = f"times of {answers.cloud_ms} ms, {answers.queue_ms} of them in its queue"
         if wrong:
             raise OffloadFailed(InvalidInput(f"the cloud answered with {wrong}"), answers.sent_bytes)
 

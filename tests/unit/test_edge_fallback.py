@@ -82,6 +82,10 @@ WRONG = {
     "infinity": lambda answers: {"logits": answers.logits + np.float32("inf")},
     "an exit that does not exist": lambda answers: {"exits": answers.exits + 7},
     "an exit before the cut": lambda answers: {"exits": answers.exits - 1},
+    "times that are no number": lambda answers: {"cloud_ms": math.nan},
+    "an endless queue": lambda answers: {"cloud_ms": math.inf, "queue_ms": math.inf},
+    "a queue that gives time": lambda answers: {"queue_ms": -5.0},
+    "a longer queue than all of it": lambda answers: {"queue_ms": 4.0},
     "no exit": lambda answers: {"exits": answers.exits * 0 - 1},
 }
 
