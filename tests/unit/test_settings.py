@@ -67,6 +67,7 @@ def written(path, text):
 
 
 def toml(value):
+    value = str(value) if isinstance(value, Path) else value
     return {True: "true", False: "false"}.get(value) if isinstance(value, bool) else repr(value).replace("'", '"')
 
 
