@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from branchynet.errors import InvalidInput
 from cli.output import ArtifactOption, DataOption, JsonOption, console, progress_bar, write_json
 from cli.plan_view import Answer
 from cli.profile import CodecsOption, codec_names, measure_profile
@@ -16,7 +17,7 @@ from cli.profile import CodecsOption, codec_names, measure_profile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from branchynet.decisions.placement import EnergyModel
+    from branchynet.decisions.placement import Constraints, EnergyModel
     from branchynet.decisions.timing import ServingProfile
     from branchynet.engine import Runner
     from branchynet.manifest import Manifest
@@ -106,20 +107,15 @@ def plan(
     from branchynet import artifact as artifacts
     from branchynet.decisions.placement import Constraints
     from branchynet.decisions.timing import Link
-    from branchynet.errors import InvalidInput
     from branchynet.models import zoo
     from orchestrator.planning import Wish
 
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise InvalidInput(f"--plot is {str(plot)!r}; it must end in .png or .svg")
     link = Link(uplink_mbps, rtt_ms=rtt_ms)
     limits = Constraints(None, max_ms, max_p95_ms, max_bytes, max_joules)
-    if out is not None and limits.asked():
-        raise InvalidInput(f"--out with a limit of {limits.asked()[0][0]}: no plan keeps to it on every link")
+    _check_files(plot, out, limits)
     wish = Wish(objective.value, limits, _energy(joules_per_ms, joules_per_byte), cloud_queue_ms)
     manifest, network = artifacts.load_runner(zoo.find(artifact))
-    if held is not None and not manifest.cut <= held <= manifest.stages:
-        raise InvalidInput(f"--held is {held}; it must be {manifest.cut}, the artifact's cut, to {manifest.stages}")
+    _check_held(held, manifest)
     names = None if codecs is None else codec_names(codecs)
     dataset = held_out(manifest, data, None if all_images else images)
     times = _profile(artifact, profile, dataset, codecs).slower(edge_slowdown, cloud_slowdown)
@@ -137,6 +133,18 @@ def plan(
     if out is not None:
         _write_plans(out, manifest, answer, deadline_ms)
     write_json(json_file, figures)
+
+
+def _check_files(plot: Path | None, out: Path | None, limits: Constraints) -> None:
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise InvalidInput(f"--plot is {str(plot)!r}; it must end in .png or .svg")
+    if out is not None and limits.asked():
+        raise InvalidInput(f"--out with a limit of {limits.asked()[0][0]}: no plan keeps to it on every link")
+
+
+def _check_held(held: int | None, manifest: Manifest) -> None:
+    if held is not None and not manifest.cut <= held <= manifest.stages:
+        raise InvalidInput(f"--held is {held}; it must be {manifest.cut}, the artifact's cut, to {manifest.stages}")
 
 
 def _write_plans(path: Path, manifest: Manifest, answer: Answer, deadline_ms: float | None) -> None:

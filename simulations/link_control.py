@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from branchynet.errors import InvalidInput, Unavailable
-from simulations.links import Course
-from simulations.traces import read_trace
 
 if TYPE_CHECKING:
     from simulations.link_proxy import LinkProxy
@@ -137,6 +135,9 @@ def _reshape_uplink(link: LinkProxy, command: str) -> dict[str, object]:
 
 def _uplink(asked: str, now_s: float) -> dict[str, Any]:
     """The fields of a `Direction` that has the rate *asked* for."""
+    from simulations.links import Course  # who only gives orders needs no numpy
+    from simulations.traces import read_trace
+
     try:
         return {"rate_mbps": float(asked), "course": None}
     except ValueError:

@@ -1,6 +1,7 @@
 """Flags win over the environment, that over the file, that over the default; what is not known is refused by name."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,8 @@ OTHER = {
     "offload_timeout_ms": (99.5, "99.5"),
     "reserve_ms": (0.0, "0"),
     "keep_exit_share": (0.8, "0.8"),
+    "adapt": (Path("plans.json"), "plans.json"),
+    "as_profiled": (True, "true"),
     "codec": ("uint8+zstd", "uint8+zstd"),
     "image_codec": ("png", "png"),
     "first_stage": (1, "1"),
@@ -65,6 +68,7 @@ def written(path, text):
 
 
 def toml(value):
+    value = str(value) if isinstance(value, Path) else value
     return {True: "true", False: "false"}.get(value) if isinstance(value, bool) else repr(value).replace("'", '"')
 
 

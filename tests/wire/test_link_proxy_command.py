@@ -181,7 +181,7 @@ def test_control_lines_are_obeyed_and_answered(target: int) -> None:
         assert answer == {
             "command": "explode",
             "ok": False,
-            "error": "must be one of: stats, settings, cut, stall, restore, reset",
+            "error": "must be one of: stats, settings, uplink, cut, stall, restore, reset",
         }
         assert link.tell("restore")["ok"]
         with calling(link.port) as ask:
