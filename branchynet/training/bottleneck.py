@@ -57,9 +57,8 @@ class BottleneckRecipe:
     """Everything that decides a bottleneck, besides the artifact and the data; see `BottleneckShape` for its form.
 
     *passes*: how often the training images go, augmented, through the stages before the cut; *epochs* go over all that
-    came out. *rate*: what 1,000 bits a sample cost beside the divergence in nats;
-    *fidelity*: what losing the whole map does; *labels*: weight of the cross-entropy with the true labels.
-    *easy*: share 0..1 that is kept of the samples that leave before the cut under the artifact's rule.
+    came out. *rate*: what 1,000 bits a sample cost beside the divergence in nats, *fidelity*: what losing the whole
+    map does. *easy*: share 0..1 that is kept of the samples that leave before the cut under the artifact's rule.
     """
 
     cut: int
@@ -76,9 +75,7 @@ class BottleneckRecipe:
     learning_rate: float = 3e-3
     rate: float = 0.1
     fidelity: float = 0.2
-    labels: float = 0.0
     easy: float = 0.25
-    temperature: float = 1.0
     augmentation: Augmentation = "none"
     seed: int = 0
 
@@ -86,10 +83,9 @@ class BottleneckRecipe:
         for name in ("passes", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.easy <= 1 or min(self.rate, self.fidelity, self.labels) < 0 or self.temperature <= 0:
+        if not 0 <= self.easy <= 1 or min(self.rate, self.fidelity) < 0:
             raise InvalidInput(
-                f"easy is {self.easy}, temperature {self.temperature}, rate {self.rate}, fidelity {self.fidelity}, "
-                f"labels {self.labels}: the first is a share, the second positive, the others are not negative"
+                f"easy is {self.easy}, rate {self.rate}, fidelity {self.fidelity}: a share, and none negative"
             )
 
     def shape_for(self, map_shape: tuple[int, ...], *, positive: bool) -> BottleneckShape:
@@ -98,7 +94,7 @@ class BottleneckRecipe:
         return BottleneckShape(map_shape, *form, positive)  # type: ignore[arg-type]
 
 
-# What the shipped artifacts' bottlenecks were trained with, by name and cut.
+# What bottlenecks of the shipped artifacts are trained with, by name and cut.
 BOTTLENECKS = {
     ("lenet-mnist", 1): BottleneckRecipe(
         cut=1,
@@ -125,13 +121,14 @@ BOTTLENECKS = {
     ),
     ("alexnet-cifar10", 2): BottleneckRecipe(
         cut=2,
-        channels=20,
+        channels=32,
         levels=4,
-        hidden=48,
-        width=48,
-        passes=1,
-        epochs=5,
-        rate=0.05,
+        hidden=64,
+        width=64,
+        epochs=12,
+        rate=0.03,
+        fidelity=0.05,
+        easy=0.15,
     ),
 }
 
@@ -159,14 +156,10 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Maps at the cut, float16 [M, …], with what the uncut network's exits behind it say of them and what is right.
-
-    *logits*: float32 [E, M, classes]; *labels*: int64 [M].
-    """
+    """Maps at the cut, float16 [M, …], and what the uncut network's exits behind it say, float32 [E, M, classes]."""
 
     maps: NDArray[np.float16]
     logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
 
 
 def train_bottleneck(
@@ -275,14 +268,9 @@ def _run_epoch(
             group["lr"] = recipe.learning_rate * group["haste"] * _one_cycle(done)
         maps = torch.from_numpy(samples.maps[chosen.numpy()]).float()
         decoded, bits = trained(maps)
-        scored = tail(decoded)
-        divergence = _divergence(scored, samples.logits[:, chosen.numpy()], recipe.temperature)
+        divergence = _divergence(tail(decoded), samples.logits[:, chosen.numpy()])
         lost = F.mse_loss(decoded, maps) / maps.var()
         loss = divergence + recipe.fidelity * lost + recipe.rate * bits.mean() / 1000
-        if recipe.labels:
-            labels = torch.from_numpy(samples.labels[chosen.numpy()])
-            wrong = torch.stack([F.cross_entropy(logits, labels) for logits in scored]).mean()
-            loss = loss + recipe.labels * wrong
         if not math.isfinite(value := float(loss.detach())):
             raise DamagedData(f"the loss is {value} in epoch {epoch}; lower learning_rate ({recipe.learning_rate})")
         optimiser.zero_grad(set_to_none=True)
@@ -296,18 +284,18 @@ def _run_epoch(
     return Epoch(epoch, recipe.epochs, *(round(float(value), 5) for value in sums / len(order)))
 
 
-def _divergence(logits: list[Tensor], uncut: NDArray[np.float32], temperature: float) -> Tensor:
-    """Mean over exits and samples of KL(uncut ‖ through the bottleneck), at *temperature*, in nats."""
+def _divergence(logits: list[Tensor], uncut: NDArray[np.float32]) -> Tensor:
+    """Mean over exits and samples of KL(uncut ‖ through the bottleneck), in nats."""
     parts = [
         F.kl_div(
-            F.log_softmax(scored / temperature, dim=1),
-            F.log_softmax(torch.from_numpy(wanted) / temperature, dim=1),
+            F.log_softmax(scored, dim=1),
+            F.log_softmax(torch.from_numpy(wanted), dim=1),
             log_target=True,
             reduction="batchmean",
         )
         for scored, wanted in zip(logits, uncut, strict=True)
     ]
-    return torch.stack(parts).mean() * temperature**2
+    return torch.stack(parts).mean()
 
 
 def _one_cycle(done: float) -> float:
@@ -325,17 +313,15 @@ def _samples(
     generator, choice = Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
     maps: list[NDArray[np.float16]] = []
     logits: list[NDArray[np.float32]] = []
-    labels: list[NDArray[np.int64]] = []
     for number in range(recipe.passes):
         for start in range(0, len(training), BATCH):
             images = augmented(torch.from_numpy(training.images[start : start + BATCH]), recipe.augmentation, generator)
             features, offloads = _maps(network, rule, images.numpy(), recipe.cut)
-            chosen = offloads | (choice.random(len(features)) < recipe.easy)
-            maps.append(features[chosen].astype(np.float16))
-            logits.append(logits_from(network, features[chosen], recipe.cut))
-            labels.append(training.labels[start : start + BATCH][chosen])
+            kept = features[offloads | (choice.random(len(features)) < recipe.easy)]
+            maps.append(kept.astype(np.float16))
+            logits.append(logits_from(network, kept, recipe.cut))
             on_step(number * len(training) + start + len(images), recipe.passes * len(training), "maps at the cut")
-    return _Samples(np.concatenate(maps), np.concatenate(logits, axis=1), np.concatenate(labels))
+    return _Samples(np.concatenate(maps), np.concatenate(logits, axis=1))
 
 
 def _maps(

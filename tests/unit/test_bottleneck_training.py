@@ -142,7 +142,7 @@ def test_a_cut_with_nothing_before_or_behind_it_is_refused(tmp_path, cut):
         train(tmp_path, dataclasses.replace(RECIPE, cut=cut))
 
 
-@pytest.mark.parametrize("change", [{"passes": 0}, {"epochs": 0}, {"easy": 1.5}, {"rate": -1.0}, {"temperature": 0.0}])
+@pytest.mark.parametrize("change", [{"passes": 0}, {"epochs": 0}, {"easy": 1.5}, {"rate": -1.0}, {"fidelity": -1.0}])
 def test_a_recipe_that_makes_no_sense_is_refused(change):
     with pytest.raises(InvalidInput, match=next(iter(change))):
         dataclasses.replace(RECIPE, **change)
