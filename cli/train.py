@@ -15,7 +15,7 @@ from cli.output import ArtifactOption, DataOption, JsonOption, console, progress
 if TYPE_CHECKING:
     from branchynet.manifest import Manifest
     from branchynet.training.datasets import Dataset
-    from branchynet.training.joint import Step
+    from branchynet.training.joint import Phase, Step, Trained
     from branchynet.training.recipes import Recipe
 
 __all__ = ["train"]
@@ -93,7 +93,6 @@ def train(
     """
     import torch
 
-    from branchynet.training import joint
     from branchynet.training.assembly import assemble, training_split
     from branchynet.training.recipes import RECIPES, named_recipe
 
@@ -111,11 +110,7 @@ def train(
     run = run or Path("runs") / recipe
     out = out or run / "artifact"
     training, calibration = training_split(chosen, data)
-    console.print(f"{training.source}: {len(training):,} images to train on, {len(calibration):,} held out")
-    phases = (phase,) if phase else joint.PHASES
-    with progress_bar() as bar:
-        display = _Display(bar)
-        trained = joint.train(chosen, training, calibration, run, display, phases=phases, trunk_from=trunk_from)
+    trained = _trained(chosen, training, calibration, run, phase, trunk_from)
     if trained is None:
         console.print(f"not finished: run the other phases with --run {run} too, then this command without --phase")
         return
@@ -127,6 +122,18 @@ def train(
     _print_results(manifest)
     thresholds = list(manifest.rule.thresholds)
     write_json(json_file, {"artifact": manifest.name, "thresholds": thresholds, **manifest.results})
+
+
+def _trained(
+    recipe: Recipe, training: Dataset, calibration: Dataset, run: Path, phase: Phase | None, trunk_from: Path | None
+) -> Trained | None:
+    from branchynet.training import joint
+
+    console.print(f"{training.source}: {len(training):,} images to train on, {len(calibration):,} held out")
+    phases = (phase,) if phase else joint.PHASES
+    with progress_bar() as bar:
+        display = _Display(bar)
+        return joint.train(recipe, training, calibration, run, display, phases=phases, trunk_from=trunk_from)
 
 
 def _command(recipe: str, options: dict[str, Any]) -> str:
