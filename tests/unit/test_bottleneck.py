@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import shutil
 
-import exported_examples
 import numpy as np
 import pytest
 import torch
@@ -297,25 +295,3 @@ async def test_a_cloud_refuses_garbage_in_the_name_of_its_bottleneck(halves, fol
     for data in (b"", bytes(4), bytes(range(40)), bytes(10_000)):
         with pytest.raises(InvalidInput):
             await cloud.resume(manifest.content_hash, 1, Payload("bottleneck", 1, (1, *MAP), data), NEVER)
-
-
-async def test_a_network_without_code_of_ours_may_have_one(exported_folder, tmp_path):
-    shutil.copytree(exported_folder, tmp_path, dirs_exist_ok=True)
-    shape = BottleneckShape((8, 8, 8), channels=2, levels=4, width=4)
-    codec = made(shape)
-    artifact.save_bottleneck(tmp_path, artifact.read_manifest(tmp_path), 1, codec.halves, codec.tables)
-    manifest, whole = artifact.load_runner(tmp_path)  # on ONNX Runtime
-    never = ExitRule.never(3)
-    features = whole.resume(exported_examples.IMAGES, 0, 1, never).features
-    kept = manifest.codec("bottleneck", 1)
-    expected = whole.resume(kept.decode(kept.encode(features), shape.map_shape, 16), 1, 4, never)
-    cloud = CloudNode(*artifact.load_runner(tmp_path), 16)
-    edge = EdgeNode(*artifact.load_runner(tmp_path, 0, 1), WorkingUplink(cloud), LIMITS, 16)
-    edge.adopt(Plan(1, never, codec="bottleneck"))
-    try:
-        answers = await edge.classify(exported_examples.IMAGES)
-    finally:
-        edge.close()
-        cloud.close()
-    assert {answer.place for answer in answers} == {Place.CLOUD}
-    np.testing.assert_array_equal([answer.label for answer in answers], expected.logits.argmax(1))

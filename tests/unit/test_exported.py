@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 from exported_examples import IMAGES, SMALL, small_network
 from node_examples import LIMITS, WorkingUplink
+from test_bottleneck import made as made_bottleneck
 from test_evaluation import labelled
 
 from branchynet import artifact
+from branchynet.codecs import BottleneckShape
 from branchynet.decisions.exits import ExitRule
+from branchynet.decisions.plans import Plan
 from branchynet.engine import Engine
 from branchynet.errors import DamagedData, InvalidInput, UnknownModel
 from branchynet.exported import ExportedArchitecture
+from branchynet.prediction import Place
 from branchynet.rpc.open_inference.values import Inference
 from branchynet.training.evaluation import measure_outcomes
 from cloud_node.node import CloudNode
@@ -166,3 +170,24 @@ async def test_the_standard_protocol_takes_features_flat_where_cuts_differ_in_ra
             np.testing.assert_array_equal(answers.exits, expected.exits)
     finally:
         node.close()
+
+
+async def test_a_network_without_code_of_ours_may_have_a_bottleneck(folder):
+    shape = BottleneckShape((8, 8, 8), channels=2, levels=4, width=4)
+    codec = made_bottleneck(shape)
+    artifact.save_bottleneck(folder, artifact.read_manifest(folder), 1, codec.halves, codec.tables)
+    manifest, whole = artifact.load_runner(folder)  # on ONNX Runtime
+    never = ExitRule.never(3)
+    features = whole.resume(IMAGES, 0, 1, never).features
+    kept = manifest.codec("bottleneck", 1)
+    expected = whole.resume(kept.decode(kept.encode(features), shape.map_shape, 16), 1, 4, never)
+    cloud = CloudNode(*artifact.load_runner(folder), 16)
+    edge = EdgeNode(*artifact.load_runner(folder, 0, 1), WorkingUplink(cloud), LIMITS, 16)
+    edge.adopt(Plan(1, never, codec="bottleneck"))
+    try:
+        answers = await edge.classify(IMAGES)
+    finally:
+        edge.close()
+        cloud.close()
+    assert {answer.place for answer in answers} == {Place.CLOUD}
+    np.testing.assert_array_equal([answer.label for answer in answers], expected.logits.argmax(1))
