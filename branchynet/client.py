@@ -42,12 +42,21 @@ class Options(TypedDict, total=False):
     policy: Policy
     deadline_ms: float
     model: str
+    accuracy_target: float | None
 
 
 class _Work:
     """One `classify`: its images, what has been answered, and the time that is left."""
 
-    def __init__(self, images: Images, rule: ExitRule | None, policy: Policy, deadline_ms: float, model: str) -> None:
+    def __init__(
+        self,
+        images: Images,
+        rule: ExitRule | None,
+        policy: Policy,
+        deadline_ms: float,
+        model: str,
+        accuracy_target: float | None,
+    ) -> None:
         self._until_s = time.monotonic() + _checked_ms(deadline_ms, "deadline_ms") / 1e3
         self._deadline_ms = deadline_ms
         self._batch = Batch(images)
@@ -55,6 +64,7 @@ class _Work:
             model=model,
             rule=messages.rule_to_message(rule) if rule is not None else None,
             policy=messages.policy_to_message(policy),
+            accuracy_target=accuracy_target,
         )
         self.needs_served = self._batch.needs_shape
         self.predictions: list[Prediction] = []
@@ -176,6 +186,7 @@ class Client(_Connection):
         policy: Policy = Policy.SPLIT,
         deadline_ms: float = DEADLINE_MS,
         model: str = "",
+        accuracy_target: float | None = None,
     ) -> list[Prediction]:
         """One prediction for each of *images*, in their order.
 
@@ -184,12 +195,14 @@ class Client(_Connection):
         or RGB and scaled to what the edge serves, which it is asked once. As soon as that is known, here or by
         `describe`, a batch larger than the edge takes goes in several requests.
         *rule* and *policy* replace the node's own for this request; *model* must be what it serves, if given.
+        *accuracy_target*, in place of a rule: the cheapest thresholds with at least this accuracy (0..1) on the
+        artifact's calibration split, which is an estimate and no guarantee.
         All answers come within *deadline_ms*, those that the cloud would give too late from the edge.
 
-        Raises `InvalidInput` for images, rule or deadline that cannot be right, `TooLarge`, `UnknownModel`,
+        Raises `InvalidInput` for images, rule, target or deadline that cannot be right, `TooLarge`, `UnknownModel`,
         `DeadlineExceeded` when not all answers came in time, `Unavailable` when there is no edge.
         """
-        work = _Work(images, rule, policy, deadline_ms, model)
+        work = _Work(images, rule, policy, deadline_ms, model, accuracy_target)
         served = self._served
         if served is None and work.needs_served:
             served = self._remember(self._call(self._edge.Describe, pb.DescribeRequest(), work.left_s()))
@@ -244,9 +257,10 @@ class AsyncClient(_Connection):
         policy: Policy = Policy.SPLIT,
         deadline_ms: float = DEADLINE_MS,
         model: str = "",
+        accuracy_target: float | None = None,
     ) -> list[Prediction]:
         """See `Client.classify`. Pictures are read on a thread, so that the event loop goes on."""
-        work = _Work(images, rule, policy, deadline_ms, model)
+        work = _Work(images, rule, policy, deadline_ms, model, accuracy_target)
         served = self._served
         if served is None and work.needs_served:
             served = self._remember(await self._call(self._edge.Describe, pb.DescribeRequest(), work.left_s()))

@@ -16,7 +16,7 @@ from branchynet.prediction import Policy, Prediction, ServedModel
 from cli.output import JsonOption, console, write_json
 
 if TYPE_CHECKING:
-    from branchynet.decisions.exits import ExitRule
+    from branchynet.client import Options
 
 __all__ = ["classify"]
 
@@ -35,10 +35,17 @@ def classify(
     threshold: Annotated[
         list[float] | None, typer.Option(help="One for each exit but the last; repeat the option.")
     ] = None,
+    accuracy_target: Annotated[
+        float | None,
+        typer.Option(
+            help="In place of --threshold: the cheapest with at least this accuracy (0..1) on the calibration split."
+        ),
+    ] = None,
     deadline_ms: Annotated[float, typer.Option(help="All answers come within this time.", min=1)] = 10_000,
     json_file: JsonOption = None,
 ) -> None:
     """Classify pictures on an edge node; each answer says which exit gave it, where, and what it cost."""
+    from branchynet.client import Options
     from branchynet.decisions.exits import ExitRule
 
     if bool(images) == bool(sample):
@@ -46,20 +53,15 @@ def classify(
     if criterion and not threshold:
         raise InvalidInput(f"--criterion {criterion.value} needs a --threshold for each exit but the last")
     rule = ExitRule(criterion or Criterion.ENTROPY, tuple(threshold)) if threshold else None
-    served, predictions, names = _ask(edge, images, sample, invert, rule, policy, deadline_ms)
+    options = Options(rule=rule, policy=policy, deadline_ms=deadline_ms, accuracy_target=accuracy_target)
+    served, predictions, names = _ask(edge, images, sample, invert, options)
     _print(served, predictions, names)
     answers = [_to_json(served, name, answer) for name, answer in zip(names, predictions, strict=True)]
     write_json(json_file, {"model": served.model, "content_hash": served.content_hash, "answers": answers})
 
 
 def _ask(
-    edge: str,
-    paths: list[Path] | None,
-    sample: int,
-    invert: bool,
-    rule: ExitRule | None,
-    policy: Policy,
-    deadline_ms: float,
+    edge: str, paths: list[Path] | None, sample: int, invert: bool, options: Options
 ) -> tuple[ServedModel, list[Prediction], list[str]]:
     from branchynet.client import Client
     from branchynet.pictures import read_picture
@@ -72,7 +74,7 @@ def _ask(
             batch = 255 - batch if invert else batch
         else:
             batch, names = _sample(sample)
-        return served, client.classify(batch, rule=rule, policy=policy, deadline_ms=deadline_ms), names
+        return served, client.classify(batch, **options), names
 
 
 def _sample(count: int) -> tuple[NDArray[np.uint8], list[str]]:

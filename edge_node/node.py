@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 
 from branchynet.codecs import Codec, Payload, check_cut, named_codec
 from branchynet.decisions.adaptation import Replanner
-from branchynet.decisions.deadlines import OffloadLimits
+from branchynet.decisions.cloud_times import CloudTimes
+from branchynet.decisions.deadlines import InTime, OffloadLimits
 from branchynet.decisions.exits import ExitRule, History
+from branchynet.decisions.operating import point_for
 from branchynet.decisions.plans import Plan, plain_codec
 from branchynet.engine import Array, Progress, Runner
 from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.manifest import Manifest
 from branchynet.prediction import Place, Policy, Prediction
+from branchynet.reference import points_of
 from branchynet.validation import check_batch
 from branchynet.worker import Timed, Worker
 from edge_node.watching import Watcher
@@ -82,7 +85,8 @@ class EdgeNode:
 
     Requests are served by a `plan`, which `adopt` replaces between two of them; at first all of these stages run here
     and what is left goes as it is. *image_codec* is how images go that a request wants in the cloud. A *watcher*, if
-    given, sees every batch whose request brought no rule, and may move the rule of the next ones.
+    given, sees every batch whose request brought no rule, and may move the rule of the next ones. What its offloads
+    took tells the edge whether the cloud's answer can be expected in time; if not, it is not asked.
     """
 
     def __init__(
@@ -110,6 +114,8 @@ class EdgeNode:
         self._image_codec = self._codec(0, image_codec)
         self._replanner: Replanner | None = None
         self._probes: set[asyncio.Task[None]] = set()
+        self._rule, self._points = manifest.rule, points_of(manifest)
+        self._times, self._in_time = CloudTimes(), InTime()
         self.adopt(Plan(network.last, manifest.rule))
         self._worker = Worker("edge-compute")
 
@@ -140,7 +146,7 @@ class EdgeNode:
         if self._watcher is not None and self._watcher.moves:
             raise InvalidInput("a watcher keeps this edge's exit share; the rule cannot follow a replanner as well")
         self.adopt(replanner.plan)
-        self._replanner = replanner
+        self._replanner, self._times = replanner, replanner.times
 
     async def classify(
         self,
@@ -149,18 +155,24 @@ class EdgeNode:
         rule: ExitRule | None = None,
         policy: Policy = Policy.SPLIT,
         remaining_ms: float = math.inf,
+        accuracy_target: float | None = None,
     ) -> list[Prediction]:
         """One prediction for each of *images*, uint8 [B, C, H, W], in their order, whatever the cloud does.
 
-        *remaining_ms*: how long the caller waits. Raises `InvalidInput` or `TooLarge` for a batch or rule that does
-        not fit.
+        *remaining_ms*: how long the caller waits. *accuracy_target*: in place of a *rule*, the cheapest operating
+        point with at least this accuracy (0..1) on the calibration split. Raises `InvalidInput` or `TooLarge` for a
+        batch or rule that does not fit, or a target that cannot be reached.
         """
         arrived_s = self._clock_s()
         check_batch(images, np.dtype(np.uint8), self.served.input_shape, self.served.max_batch, "images")
+        if accuracy_target is not None:
+            rule = self._rule_for(accuracy_target, rule, policy)
         watcher = self._watcher if rule is None else None
         if self._replanner is not None and (next_plan := self._replanner.decide(arrived_s)) is not self._plan:
             self.adopt(next_plan)
         plan, codec = self._plan_for(policy)
+        if accuracy_target is not None and policy is Policy.SPLIT:  # the edge's exits alone have not that accuracy
+            plan = replace(plan, local_only=False)
         rule = rule or plan.rule
         rule.check_exits(self._network.exits, self._network.classes)
         batch = images.copy()  # the message's buffer is read-only and not aligned, which torch does not take
@@ -212,6 +224,24 @@ class EdgeNode:
             return replace(self._plan, local_only=True), self._feature_codec
         return self._plan, self._feature_codec
 
+    def _rule_for(self, accuracy_target: float, rule: ExitRule | None, policy: Policy) -> ExitRule:
+        """The artifact's rule with the thresholds that *accuracy_target* asks for."""
+        if rule is not None:
+            raise InvalidInput(
+                f"accuracy_target is {accuracy_target} and a rule came too; a request brings one of them"
+            )
+        if policy is Policy.EDGE_ONLY and self._network.last < self.served.total_stages:
+            raise InvalidInput(
+                f"accuracy_target is {accuracy_target} with policy {policy.value}; the operating points are those of "
+                f"the whole network, this edge has its stages [0, {self._network.last})"
+            )
+        if not self._points:
+            raise InvalidInput(
+                f"accuracy_target is {accuracy_target}, but {self.served.model} has no operating points; "
+                "`branchynet reference` records them"
+            )
+        return self._rule.with_thresholds(point_for(self._points, accuracy_target).thresholds)
+
     def _watch(self, watcher: Watcher, progress: Progress, rule: ExitRule) -> None:
         before = watcher.rule
         watcher.note(progress, rule)
@@ -224,20 +254,24 @@ class EdgeNode:
         return await self._worker.run(codec.encode, features)
 
     async def _ask_cloud(
-        self, cut: int, sent: Sendable, progress: Progress, rule: ExitRule, left_ms: float
+        self, cut: int, sent: Sendable, progress: Progress, rule: ExitRule, left_ms: float, *, probing: bool = False
     ) -> CloudAnswers:
         if self._uplink is None:
             raise Unavailable("this edge was given no cloud")
         timeout_ms = self._limits.allowance_ms(left_ms)
         if timeout_ms <= 0:
             raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
+        samples, now_s = len(progress.remaining), self._clock_s()
+        if not probing:  # which is to find out
+            self._in_time.check(now_s, self._times.expected(now_s, _size(sent), cut, samples), timeout_ms)
         # A rule that has nothing to decide any more would be a third of the message's head.
         needed = rule if rule.remembers or not self._network.is_decided(cut) else None
         answers = await self._uplink.resume(cut, sent, needed, timeout_ms, progress.history)
-        self._check_answers(answers, cut, len(progress.remaining))
-        if self._replanner is not None:
-            network_ms = max(answers.round_trip_ms - answers.cloud_ms, 0.0)
-            self._replanner.answered(self._clock_s(), answers.sent_bytes, network_ms, answers.queue_ms)
+        self._check_answers(answers, cut, samples)
+        network_ms = max(answers.round_trip_ms - answers.cloud_ms, 0.0)
+        told = self._replanner or self._times
+        told.answered(self._clock_s(), answers.sent_bytes, network_ms, answers.queue_ms)
+        self._times.worked(cut, samples, max(answers.cloud_ms - answers.queue_ms, 0.0))
         return answers
 
     def _send_along(self, batch: Array, now_s: float) -> None:
@@ -256,13 +290,15 @@ class EdgeNode:
         try:
             sent = await self._encode(plan.cut, self._codec(plan.cut, plan.codec), done.value.features)
             asked_s = self._clock_s()
-            await self._ask_cloud(plan.cut, sent.value, done.value, plan.rule, math.inf)
+            await self._ask_cloud(plan.cut, sent.value, done.value, plan.rule, math.inf, probing=True)
         except BranchyNetError as error:
             self._note_failure(error, 1e3 * (self._clock_s() - asked_s))
 
     def _note_failure(self, error: BranchyNetError, waited_ms: float) -> None:
-        if self._replanner is not None and isinstance(error, OffloadFailed) and error.sent_bytes > 0:
-            self._replanner.unanswered(self._clock_s(), error.sent_bytes, waited_ms)
+        late = error.grpc_status == DeadlineExceeded.grpc_status
+        if late and isinstance(error, OffloadFailed) and error.sent_bytes > 0:
+            told = self._replanner or self._times
+            told.unanswered(self._clock_s(), error.sent_bytes, waited_ms)
 
     def _check_answers(self, answers: CloudAnswers, cut: int, samples: int) -> None:
         """Raise `OffloadFailed` unless *answers* are what stages [*cut*, n) can give; a wrong cloud is not believed."""
@@ -277,6 +313,11 @@ class EdgeNode:
             wrong = f"exits {sorted(set(answers.exits.tolist()))}; behind cut {cut} there are {legal}"
         if wrong:
             raise OffloadFailed(InvalidInput(f"the cloud answered with {wrong}"), answers.sent_bytes)
+
+
+def _size(sent: Sendable) -> int:
+    """Bytes of *sent* without the message's head, which is small beside what the estimate does not know."""
+    return len(sent.data) if isinstance(sent, Payload) else sent.nbytes
 
 
 def _answers(done: Timed[Progress], rule: ExitRule) -> list[Prediction]:

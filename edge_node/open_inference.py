@@ -34,17 +34,24 @@ class EdgeModel:
         self.server = "branchynet-edge"
         self.served = node.served
         self.inputs: tuple[TensorSpec, ...] = (image_spec(node.served),)
-        self.parameters: Mapping[str, Kinds] = {**RULE_PARAMETERS, "policy": TEXT, "deadline_ms": NUMBER}
+        self.parameters: Mapping[str, Kinds] = {
+            **RULE_PARAMETERS,
+            "accuracy_target": NUMBER,
+            "policy": TEXT,
+            "deadline_ms": NUMBER,
+        }
         self.settings: Mapping[str, str] = {"cut": str(node.served.stages[1])}
 
     async def infer(self, inference: Inference) -> Answers:
         """The answers to a batch of images, whatever the cloud does; raises `InvalidInput` or `TooLarge`."""
         parameters = inference.parameters
+        target = parameters.get("accuracy_target")
         predictions = await self._node.classify(
             inference.tensor,
             rule=rule_from_parameters(parameters, self.served.rule),
             policy=_policy(parameters.get("policy", Policy.SPLIT)),
             remaining_ms=min(inference.remaining_ms, _deadline_ms(parameters)),
+            accuracy_target=None if target is None else float(target),
         )
         return _answers(predictions)
 

@@ -41,6 +41,7 @@ class EdgeService(pb_grpc.EdgeServicer):
             rule=messages.rule_from_message(request.rule) if request.HasField("rule") else None,
             policy=messages.policy_from_message(request.policy),
             remaining_ms=math.inf if remaining_s is None else 1e3 * remaining_s,
+            accuracy_target=request.accuracy_target if request.HasField("accuracy_target") else None,
         )
         self.answered += 1
         return messages.predictions_to_reply(served.model, served.content_hash, predictions)

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15split_inference.proto\x12\rbranchynet.v1\"J\n\x06Tensor\x12#\n\x05\x64type\x18\x01 \x01(\x0e\x32\x14.branchynet.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"F\n\x07\x45ncoded\x12\r\n\x05\x63odec\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"k\n\x08\x45xitRule\x12\x11\n\tcriterion\x18\x01 \x01(\t\x12\x12\n\nthresholds\x18\x02 \x03(\x01\x12\x14\n\x0ctemperatures\x18\x03 \x03(\x01\x12\"\n\x05gates\x18\x04 \x03(\x0b\x32\x13.branchynet.v1.Gate\"%\n\x04Gate\x12\x0f\n\x07weights\x18\x01 \x03(\x01\x12\x0c\n\x04\x62ias\x18\x02 \x01(\x01\"\'\n\x07History\x12\x0e\n\x06labels\x18\x01 \x03(\x07\x12\x0c\n\x04runs\x18\x02 \x03(\x07\"\xa3\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x06images\x18\x02 \x01(\x0b\x32\x15.branchynet.v1.Tensor\x12*\n\x04rule\x18\x03 \x01(\x0b\x32\x17.branchynet.v1.ExitRuleH\x00\x88\x01\x01\x12%\n\x06policy\x18\x04 \x01(\x0e\x32\x15.branchynet.v1.PolicyB\x07\n\x05_rule\"\xb0\x01\n\x06\x41nswer\x12\r\n\x05label\x18\x01 \x01(\x05\x12\x0c\n\x04\x65xit\x18\x02 \x01(\x05\x12#\n\x05place\x18\x03 \x01(\x0e\x32\x14.branchynet.v1.Place\x12\x0f\n\x07\x65\x64ge_ms\x18\x04 \x01(\x01\x12\x12\n\nnetwork_ms\x18\x05 \x01(\x01\x12\x10\n\x08\x63loud_ms\x18\x06 \x01(\x01\x12\x14\n\x0cuplink_bytes\x18\x07 \x01(\x03\x12\x17\n\x0f\x66\x61llback_reason\x18\x08 \x01(\t\"\x8a\x01\n\rClassifyReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x02 \x01(\t\x12&\n\x07\x61nswers\x18\x03 \x03(\x0b\x32\x15.branchynet.v1.Answer\x12,\n\rprobabilities\x18\x04 \x01(\x0b\x32\x15.branchynet.v1.Tensor\"\xdf\x01\n\rResumeRequest\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\t\x12\x0b\n\x03\x63ut\x18\x02 \x01(\x05\x12\'\n\x06tensor\x18\x03 \x01(\x0b\x32\x15.branchynet.v1.TensorH\x00\x12)\n\x07\x65ncoded\x18\x06 \x01(\x0b\x32\x16.branchynet.v1.EncodedH\x00\x12%\n\x04rule\x18\x04 \x01(\x0b\x32\x17.branchynet.v1.ExitRule\x12\'\n\x07history\x18\x05 \x01(\x0b\x32\x16.branchynet.v1.HistoryB\x07\n\x05input\"i\n\x0bResumeReply\x12\r\n\x05\x65xits\x18\x01 \x03(\x05\x12%\n\x06logits\x18\x02 \x01(\x0b\x32\x15.branchynet.v1.Tensor\x12\x10\n\x08queue_ms\x18\x03 \x01(\x01\x12\x12\n\ncompute_ms\x18\x04 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\xd2\x01\n\rDescribeReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x02 \x01(\t\x12\x13\n\x0b\x66irst_stage\x18\x03 \x01(\x05\x12\x12\n\nlast_stage\x18\x04 \x01(\x05\x12\x14\n\x0ctotal_stages\x18\x05 \x01(\x05\x12\x13\n\x0binput_shape\x18\x06 \x03(\x03\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12%\n\x04rule\x18\x08 \x01(\x0b\x32\x17.branchynet.v1.ExitRule\x12\x11\n\tmax_batch\x18\t \x01(\x05*B\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x01\x12\x11\n\rDTYPE_FLOAT32\x10\x02*G\n\x06Policy\x12\x10\n\x0cPOLICY_SPLIT\x10\x00\x12\x14\n\x10POLICY_EDGE_ONLY\x10\x01\x12\x15\n\x11POLICY_CLOUD_ONLY\x10\x02*S\n\x05Place\x12\x15\n\x11PLACE_UNSPECIFIED\x10\x00\x12\x0e\n\nPLACE_EDGE\x10\x01\x12\x0f\n\x0bPLACE_CLOUD\x10\x02\x12\x12\n\x0ePLACE_FALLBACK\x10\x03\x32\x9a\x01\n\x04\x45\x64ge\x12H\n\x08\x43lassify\x12\x1e.branchynet.v1.ClassifyRequest\x1a\x1c.branchynet.v1.ClassifyReply\x12H\n\x08\x44\x65scribe\x12\x1e.branchynet.v1.DescribeRequest\x1a\x1c.branchynet.v1.DescribeReply2\x95\x01\n\x05\x43loud\x12\x42\n\x06Resume\x12\x1c.branchynet.v1.ResumeRequest\x1a\x1a.branchynet.v1.ResumeReply\x12H\n\x08\x44\x65scribe\x12\x1e.branchynet.v1.DescribeRequest\x1a\x1c.branchynet.v1.DescribeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15split_inference.proto\x12\rbranchynet.v1\"J\n\x06Tensor\x12#\n\x05\x64type\x18\x01 \x01(\x0e\x32\x14.branchynet.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"F\n\x07\x45ncoded\x12\r\n\x05\x63odec\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"k\n\x08\x45xitRule\x12\x11\n\tcriterion\x18\x01 \x01(\t\x12\x12\n\nthresholds\x18\x02 \x03(\x01\x12\x14\n\x0ctemperatures\x18\x03 \x03(\x01\x12\"\n\x05gates\x18\x04 \x03(\x0b\x32\x13.branchynet.v1.Gate\"%\n\x04Gate\x12\x0f\n\x07weights\x18\x01 \x03(\x01\x12\x0c\n\x04\x62ias\x18\x02 \x01(\x01\"\'\n\x07History\x12\x0e\n\x06labels\x18\x01 \x03(\x07\x12\x0c\n\x04runs\x18\x02 \x03(\x07\"\xd5\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x06images\x18\x02 \x01(\x0b\x32\x15.branchynet.v1.Tensor\x12*\n\x04rule\x18\x03 \x01(\x0b\x32\x17.branchynet.v1.ExitRuleH\x00\x88\x01\x01\x12%\n\x06policy\x18\x04 \x01(\x0e\x32\x15.branchynet.v1.Policy\x12\x1c\n\x0f\x61\x63\x63uracy_target\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_ruleB\x12\n\x10_accuracy_target\"\xb0\x01\n\x06\x41nswer\x12\r\n\x05label\x18\x01 \x01(\x05\x12\x0c\n\x04\x65xit\x18\x02 \x01(\x05\x12#\n\x05place\x18\x03 \x01(\x0e\x32\x14.branchynet.v1.Place\x12\x0f\n\x07\x65\x64ge_ms\x18\x04 \x01(\x01\x12\x12\n\nnetwork_ms\x18\x05 \x01(\x01\x12\x10\n\x08\x63loud_ms\x18\x06 \x01(\x01\x12\x14\n\x0cuplink_bytes\x18\x07 \x01(\x03\x12\x17\n\x0f\x66\x61llback_reason\x18\x08 \x01(\t\"\x8a\x01\n\rClassifyReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x02 \x01(\t\x12&\n\x07\x61nswers\x18\x03 \x03(\x0b\x32\x15.branchynet.v1.Answer\x12,\n\rprobabilities\x18\x04 \x01(\x0b\x32\x15.branchynet.v1.Tensor\"\xdf\x01\n\rResumeRequest\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\t\x12\x0b\n\x03\x63ut\x18\x02 \x01(\x05\x12\'\n\x06tensor\x18\x03 \x01(\x0b\x32\x15.branchynet.v1.TensorH\x00\x12)\n\x07\x65ncoded\x18\x06 \x01(\x0b\x32\x16.branchynet.v1.EncodedH\x00\x12%\n\x04rule\x18\x04 \x01(\x0b\x32\x17.branchynet.v1.ExitRule\x12\'\n\x07history\x18\x05 \x01(\x0b\x32\x16.branchynet.v1.HistoryB\x07\n\x05input\"i\n\x0bResumeReply\x12\r\n\x05\x65xits\x18\x01 \x03(\x05\x12%\n\x06logits\x18\x02 \x01(\x0b\x32\x15.branchynet.v1.Tensor\x12\x10\n\x08queue_ms\x18\x03 \x01(\x01\x12\x12\n\ncompute_ms\x18\x04 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\xd2\x01\n\rDescribeReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x02 \x01(\t\x12\x13\n\x0b\x66irst_stage\x18\x03 \x01(\x05\x12\x12\n\nlast_stage\x18\x04 \x01(\x05\x12\x14\n\x0ctotal_stages\x18\x05 \x01(\x05\x12\x13\n\x0binput_shape\x18\x06 \x03(\x03\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12%\n\x04rule\x18\x08 \x01(\x0b\x32\x17.branchynet.v1.ExitRule\x12\x11\n\tmax_batch\x18\t \x01(\x05*B\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x01\x12\x11\n\rDTYPE_FLOAT32\x10\x02*G\n\x06Policy\x12\x10\n\x0cPOLICY_SPLIT\x10\x00\x12\x14\n\x10POLICY_EDGE_ONLY\x10\x01\x12\x15\n\x11POLICY_CLOUD_ONLY\x10\x02*S\n\x05Place\x12\x15\n\x11PLACE_UNSPECIFIED\x10\x00\x12\x0e\n\nPLACE_EDGE\x10\x01\x12\x0f\n\x0bPLACE_CLOUD\x10\x02\x12\x12\n\x0ePLACE_FALLBACK\x10\x03\x32\x9a\x01\n\x04\x45\x64ge\x12H\n\x08\x43lassify\x12\x1e.branchynet.v1.ClassifyRequest\x1a\x1c.branchynet.v1.ClassifyReply\x12H\n\x08\x44\x65scribe\x12\x1e.branchynet.v1.DescribeRequest\x1a\x1c.branchynet.v1.DescribeReply2\x95\x01\n\x05\x43loud\x12\x42\n\x06Resume\x12\x1c.branchynet.v1.ResumeRequest\x1a\x1a.branchynet.v1.ResumeReply\x12H\n\x08\x44\x65scribe\x12\x1e.branchynet.v1.DescribeRequest\x1a\x1c.branchynet.v1.DescribeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'split_inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=1428
-  _globals['_DTYPE']._serialized_end=1494
-  _globals['_POLICY']._serialized_start=1496
-  _globals['_POLICY']._serialized_end=1567
-  _globals['_PLACE']._serialized_start=1569
-  _globals['_PLACE']._serialized_end=1652
+  _globals['_DTYPE']._serialized_start=1478
+  _globals['_DTYPE']._serialized_end=1544
+  _globals['_POLICY']._serialized_start=1546
+  _globals['_POLICY']._serialized_end=1617
+  _globals['_PLACE']._serialized_start=1619
+  _globals['_PLACE']._serialized_end=1702
   _globals['_TENSOR']._serialized_start=40
   _globals['_TENSOR']._serialized_end=114
   _globals['_ENCODED']._serialized_start=116
@@ -48,21 +48,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HISTORY']._serialized_start=336
   _globals['_HISTORY']._serialized_end=375
   _globals['_CLASSIFYREQUEST']._serialized_start=378
-  _globals['_CLASSIFYREQUEST']._serialized_end=541
-  _globals['_ANSWER']._serialized_start=544
-  _globals['_ANSWER']._serialized_end=720
-  _globals['_CLASSIFYREPLY']._serialized_start=723
-  _globals['_CLASSIFYREPLY']._serialized_end=861
-  _globals['_RESUMEREQUEST']._serialized_start=864
-  _globals['_RESUMEREQUEST']._serialized_end=1087
-  _globals['_RESUMEREPLY']._serialized_start=1089
-  _globals['_RESUMEREPLY']._serialized_end=1194
-  _globals['_DESCRIBEREQUEST']._serialized_start=1196
-  _globals['_DESCRIBEREQUEST']._serialized_end=1213
-  _globals['_DESCRIBEREPLY']._serialized_start=1216
-  _globals['_DESCRIBEREPLY']._serialized_end=1426
-  _globals['_EDGE']._serialized_start=1655
-  _globals['_EDGE']._serialized_end=1809
-  _globals['_CLOUD']._serialized_start=1812
-  _globals['_CLOUD']._serialized_end=1961
+  _globals['_CLASSIFYREQUEST']._serialized_end=591
+  _globals['_ANSWER']._serialized_start=594
+  _globals['_ANSWER']._serialized_end=770
+  _globals['_CLASSIFYREPLY']._serialized_start=773
+  _globals['_CLASSIFYREPLY']._serialized_end=911
+  _globals['_RESUMEREQUEST']._serialized_start=914
+  _globals['_RESUMEREQUEST']._serialized_end=1137
+  _globals['_RESUMEREPLY']._serialized_start=1139
+  _globals['_RESUMEREPLY']._serialized_end=1244
+  _globals['_DESCRIBEREQUEST']._serialized_start=1246
+  _globals['_DESCRIBEREQUEST']._serialized_end=1263
+  _globals['_DESCRIBEREPLY']._serialized_start=1266
+  _globals['_DESCRIBEREPLY']._serialized_end=1476
+  _globals['_EDGE']._serialized_start=1705
+  _globals['_EDGE']._serialized_end=1859
+  _globals['_CLOUD']._serialized_start=1862
+  _globals['_CLOUD']._serialized_end=2011
 # @@protoc_insertion_point(module_scope)

@@ -87,16 +87,18 @@ class History(_message.Message):
     def __init__(self, labels: _Optional[_Iterable[int]] = ..., runs: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model", "images", "rule", "policy")
+    __slots__ = ("model", "images", "rule", "policy", "accuracy_target")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_TARGET_FIELD_NUMBER: _ClassVar[int]
     model: str
     images: Tensor
     rule: ExitRule
     policy: Policy
-    def __init__(self, model: _Optional[str] = ..., images: _Optional[_Union[Tensor, _Mapping]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., policy: _Optional[_Union[Policy, str]] = ...) -> None: ...
+    accuracy_target: float
+    def __init__(self, model: _Optional[str] = ..., images: _Optional[_Union[Tensor, _Mapping]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., policy: _Optional[_Union[Policy, str]] = ..., accuracy_target: _Optional[float] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("label", "exit", "place", "edge_ms", "network_ms", "cloud_ms", "uplink_bytes", "fallback_reason")

@@ -178,6 +178,7 @@ async def serving_edge(
     reserve_ms: float = 20,
     codec: str = "fp32",
     image_codec: str = "raw",
+    clock_s: Callable[[], float] = time.perf_counter,
 ) -> AsyncIterator[Edge]:
     """An edge that asks the cloud at *cloud* (empty: none), waiting long for it unless a test says otherwise."""
     found = zoo.find(folder)
@@ -186,7 +187,7 @@ async def serving_edge(
     limit = max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
     uplink = GrpcUplink(cloud, manifest.content_hash, limit) if cloud else None
     limits = OffloadLimits(offload_timeout_ms, reserve_ms)
-    node = EdgeNode(manifest, network, uplink, limits, max_batch, image_codec=image_codec)
+    node = EdgeNode(manifest, network, uplink, limits, max_batch, clock_s, image_codec=image_codec)
     node.adopt(Plan(network.last, manifest.rule, codec=codec))
     settings = EdgeSettings.model_construct(port=0, max_batch=max_batch, grace_s=2.0)
     try:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.link import LinkEstimate, LinkEstimator
+from branchynet.decisions.cloud_times import CloudTimes
+from branchynet.decisions.link import LinkEstimate
 from branchynet.decisions.placement import Constraints, best, evaluate
 from branchynet.decisions.plans import Plan
 from branchynet.decisions.prospects import Outlook, Prospects
@@ -27,8 +28,7 @@ from branchynet.errors import InvalidInput
 
 __all__ = ["Adaptation", "Replanner"]
 
-# A queue that was met so long ago is half forgotten, and so is a risk.
-QUEUE_HALF_LIFE_S = 3.0
+# A risk that was met so long ago is half forgotten.
 RISK_HALF_LIFE_S = 10.0
 # Links break down and come back for seconds, so the last offloads say most about the next one.
 RISK_MEMORY = 0.7
@@ -75,6 +75,7 @@ class Adaptation:
 class Replanner:
     """The plan to serve by, as offloads are reported; every call says what time it is.
 
+    *times*: what it believes of link and cloud, for whoever else wants to know.
     Starts with the best of *candidates* for the link that was *guessed*. Raises `InvalidInput`, with the nearest value
     there is, if no candidate is accurate enough.
     """
@@ -85,9 +86,8 @@ class Replanner:
         self._candidates = candidates
         self._profile = profile
         self._adaptation = adaptation
-        self._estimator = LinkEstimator(guessed.uplink_mbps, max(guessed.rtt_ms, 0.1))
+        self.times = CloudTimes(guessed.uplink_mbps, max(guessed.rtt_ms, 0.1), profile.offload_ms)
         self._prospects = Prospects(candidates, profile)
-        self._queue_ms, self._queue_s = 0.0, now_s
         self._risk, self._risk_s, self._given_up_ms = 0.0, now_s, 0.0
         self._gap_s, self._asked_s = math.inf, now_s
         self._looked_s = self._sent_s = now_s
@@ -105,29 +105,25 @@ class Replanner:
 
     def link(self, now_s: float) -> LinkEstimate:
         """What is believed of the link."""
-        return self._estimator.estimate(now_s)
+        return self.times.link(now_s)
 
     def cloud_queue_ms(self, now_s: float) -> float:
         """How long an offload is believed to wait in the cloud."""
-        return float(self._queue_ms * 0.5 ** (max(now_s - self._queue_s, 0.0) / QUEUE_HALF_LIFE_S))
+        return self.times.queue_ms(now_s)
 
     def risk(self, now_s: float) -> float:
         """How likely no answer to an offload is believed to come, 0..1."""
         return float(self._risk * 0.5 ** (max(now_s - self._risk_s, 0.0) / RISK_HALF_LIFE_S))
 
     def answered(self, now_s: float, sent_bytes: float, network_ms: float, queue_ms: float) -> None:
-        """The answer to an offload is here: *network_ms* is its round trip less the cloud's time, *queue_ms* of that
-        time was spent waiting there."""
-        link_bytes = sent_bytes + self._profile.framing_bytes
-        self._estimator.observe(now_s, link_bytes, max(network_ms - self._profile.offload_ms, 0.0))
-        known_ms = self.cloud_queue_ms(now_s)
-        self._queue_ms, self._queue_s = known_ms + (queue_ms - known_ms) / 2, now_s
+        """The answer to an offload is here, as `CloudTimes.answered` is told."""
+        self.times.answered(now_s, sent_bytes + self._profile.framing_bytes, network_ms, queue_ms)
         self._risk, self._risk_s = RISK_MEMORY * self.risk(now_s), now_s
         self._sent_s, self._patience = now_s, 1.0
 
     def unanswered(self, now_s: float, sent_bytes: float, waited_ms: float) -> None:
         """An offload was given up after *waited_ms*."""
-        self._estimator.lost(now_s, sent_bytes + self._profile.framing_bytes, waited_ms)
+        self.times.unanswered(now_s, sent_bytes + self._profile.framing_bytes, waited_ms)
         self._risk, self._risk_s = RISK_MEMORY * self.risk(now_s) + (1 - RISK_MEMORY), now_s
         self._given_up_ms = waited_ms
         self._sent_s, self._patience = now_s, min(2 * self._patience, RAREST_PROBES)

@@ -32,6 +32,8 @@ PRIOR_FACTOR = 3.0
 SURPRISE = 3.0
 ENOUGH_SURPRISES = 1.5
 FORGIVEN = 0.5
+# So many standard deviations out, a normal distribution's tail is an exponential one to three digits.
+FAR_OUT = 8.0
 # Noise is a share of the time that a message should take, for a slow link is late by more than a quick one.
 FIRST_NOISE = 0.1
 LEAST_NOISE = 0.02
@@ -147,9 +149,14 @@ class LinkEstimator:
         self._update(x, residual_ms, self._noise * min(expected_ms, network_ms))
 
     def lost(self, now_s: float, sent_bytes: float, waited_ms: float) -> None:
-        """No answer came within *waited_ms*: the message took at least that long, if that is news."""
-        if waited_ms > self.estimate(now_s).transfer(sent_bytes).mean_ms:
-            self.observe(now_s, sent_bytes, waited_ms)
+        """No answer came within *waited_ms*: the message took what such long ones take on average, if that is news.
+
+        Taken for *waited_ms* itself, waits that are too short each time would teach that they are just long enough.
+        """
+        believed = self.estimate(now_s).transfer(sent_bytes)
+        waited = (waited_ms - believed.mean_ms) / believed.std_ms
+        if waited > -SURPRISE:
+            self.observe(now_s, sent_bytes, believed.mean_ms + believed.std_ms * _mean_beyond(waited))
 
     def _update(self, x: NDArray[np.float64], residual_ms: float, noise_ms: float) -> None:
         spread = self._covariance @ x
@@ -168,3 +175,11 @@ class LinkEstimator:
     def _unsure(self) -> NDArray[np.float64]:
         """The covariance of somebody who knows no more than the order of magnitude."""
         return np.diag((math.log(PRIOR_FACTOR) * self._mean) ** 2)
+
+
+def _mean_beyond(least: float) -> float:
+    """Mean of the values of a standard normal variable that are above *least*."""
+    if least > FAR_OUT:
+        return least + 1 / least
+    density = math.exp(-(least**2) / 2) / math.sqrt(2 * math.pi)
+    return density / (math.erfc(least / math.sqrt(2)) / 2)

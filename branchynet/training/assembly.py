@@ -11,6 +11,7 @@ from branchynet import artifact as artifacts
 from branchynet.decisions.calibration import frontier, select
 from branchynet.decisions.drift import Reference
 from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.operating import operating_points
 from branchynet.decisions.outcomes import OutcomeTable, RuleResult
 from branchynet.decisions.risk import RiskControlled
 from branchynet.errors import InvalidInput
@@ -77,7 +78,8 @@ def copy_with_rule(
     """Copy an artifact to *out* (its own folder is fine) with another *rule*, chosen on *table*.
 
     What was measured with the old rule is dropped; what the new one does on *table* is recorded, with its *guarantee*
-    if it has one, and with the scores there, which an edge that watches its exits compares with.
+    if it has one, with the scores there, which an edge that watches its exits compares with, and with the operating
+    points of its criterion.
     """
     source = zoo.find(name_or_folder)
     if source.resolve() != out.resolve():
@@ -85,13 +87,13 @@ def copy_with_rule(
     results = {"calibration": _result_json(table.apply(rule))}
     manifest = artifacts.read_manifest(source).with_rule(rule, results)
     artifacts.write_manifest(out, manifest)
-    return manifest if rule.remembers else record_calibration(out, Reference.of(table, rule), guarantee)
+    return record_calibration(out, _reference(table, rule), guarantee, operating_points(frontier(table, rule)))
 
 
 def record_reference(name_or_folder: str, data: Path | None, out: Path | None = None) -> tuple[Path, Manifest]:
-    """Add to an artifact, or to its copy in *out*, the scores of its exits and the ranges of its maps.
+    """Add to an artifact, or to its copy in *out*, scores of its exits, operating points, and ranges of its maps.
 
-    Both are those of the held-out training images. A rule with a memory gets no scores. Returns the folder and the
+    All are those of the held-out training images. A rule with a memory gets no scores. Returns the folder and the
     manifest; raises what `held_out_images` raises.
     """
     source = zoo.find(name_or_folder)
@@ -102,10 +104,9 @@ def record_reference(name_or_folder: str, data: Path | None, out: Path | None = 
         shutil.copytree(source, folder, dirs_exist_ok=True)
     manifest = replace(manifest, codec_ranges=calibrated_ranges(network, images))
     artifacts.write_manifest(folder, manifest)
-    if manifest.rule.remembers:
-        return folder, manifest
-    table = measure_outcomes(network, manifest.cost, images)
-    return folder, record_calibration(folder, Reference.of(table, manifest.rule))
+    table, rule = measure_outcomes(network, manifest.cost, images), manifest.rule
+    points = operating_points(frontier(table, rule))
+    return folder, record_calibration(folder, _reference(table, rule), points=points)
 
 
 def assemble(
@@ -141,12 +142,17 @@ def assemble(
     manifest = replace(manifest, codec_ranges=calibrated_ranges(network, calibration))
     table = measure_outcomes(network, manifest.cost, calibration)
     floor = min(trunk_accuracy(baseline, calibration), float(table.correct[-1].mean())) - recipe.max_drop
-    chosen = select(frontier(table, recipe.criterion), floor)
+    front = frontier(table, recipe.criterion)
+    chosen = select(front, floor)
     results = {"calibration": _result_json(chosen)}
     if test is not None:
         results["test"] = _test_results(manifest, network, baseline, chosen.rule, test)
     artifacts.write_manifest(out, manifest.with_rule(chosen.rule, results))
-    return record_calibration(out, Reference.of(table, chosen.rule))
+    return record_calibration(out, _reference(table, chosen.rule), points=operating_points(front))
+
+
+def _reference(table: OutcomeTable, rule: ExitRule) -> Reference | None:
+    return None if rule.remembers else Reference.of(table, rule)
 
 
 def _test_results(

@@ -2,6 +2,7 @@
 //
 //     npm install
 //     node classify.js [--edge 127.0.0.1:8001] [--images FILE] [--count 6] [--deadline-ms 10000]
+//         [--accuracy-target 0.9]    the cheapest thresholds with this accuracy on the artifact's calibration split
 //
 // FILE holds images: IDX, as MNIST has them, or raw uint8 pixels [count, channels, height, width]; either may be
 // gzipped. Without it, the images that come with the package are sent:
@@ -65,6 +66,7 @@ async function main() {
       images: { type: 'string', default: SAMPLE },
       count: { type: 'string', default: '6' },
       'deadline-ms': { type: 'string', default: '10000' },
+      'accuracy-target': { type: 'string' },
     },
   });
   const count = positive(values, 'count');
@@ -75,7 +77,9 @@ async function main() {
   try {
     const served = await call(edge, 'Describe', {}, deadline);
     const images = readImages(values.images, served.input_shape, count);
-    const { answers } = await call(edge, 'Classify', { images }, deadline);
+    const target = values['accuracy-target'];
+    const request = target === undefined ? { images } : { images, accuracy_target: Number(target) };
+    const { answers } = await call(edge, 'Classify', request, deadline);
     console.log(`${served.model} at ${values.edge}`);
     answers.forEach((answer, index) => {
       const where = answer.place.replace('PLACE_', '').toLowerCase();

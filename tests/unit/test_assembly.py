@@ -10,11 +10,13 @@ from network_examples import LENET, TINY, quadrants, random_network, save_artifa
 from test_outcomes import random_table
 
 from branchynet import artifact
+from branchynet.decisions.calibration import frontier
 from branchynet.decisions.drift import Reference
 from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
+from branchynet.decisions.operating import operating_points
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.models import cost
-from branchynet.reference import reference_of
+from branchynet.reference import points_of, reference_of
 from branchynet.training import datasets
 from branchynet.training.assembly import (
     assemble,
@@ -78,6 +80,7 @@ def test_the_rule_comes_from_the_calibration_images_alone(assembled, straight):
     assert manifest.results["calibration"]["accuracy"] == pytest.approx(chosen.accuracy, abs=1e-6)
     assert manifest.results["calibration"]["macs"] == pytest.approx(chosen.cost, abs=0.1)
     assert chosen.accuracy >= min(plain, final) - TINY.max_drop
+    assert points_of(manifest) == operating_points(frontier(table, Criterion.ENTROPY))
 
 
 def test_the_rule_judges_by_the_recipes_criterion(straight, tmp_path):
@@ -132,6 +135,7 @@ def test_a_copy_with_another_rule_keeps_the_network_and_drops_old_results(tmp_pa
     assert calibration["exit_shares"] == pytest.approx(applied.exit_shares, abs=1e-6)
     assert calibration["macs"] == pytest.approx(applied.cost, abs=0.1)
     assert reference_of(manifest) == Reference.of(SCORED, CHOSEN)
+    assert points_of(manifest) == operating_points(frontier(SCORED, CHOSEN))
     assert manifest.content_hash == original.content_hash
     assert dataclasses.replace(manifest, rule=original.rule, results=original.results) == original
     for name, tensor in random_network().state_dict().items():
@@ -151,6 +155,7 @@ def test_a_rule_with_a_memory_leaves_no_reference_to_watch_by(tmp_path):
     save_artifact(tmp_path / "old", random_network())
     manifest = copy_with_rule(str(tmp_path / "old"), tmp_path / "new", SCORED, ExitRule(Criterion.PATIENCE, (1.0,)))
     assert reference_of(manifest) is None
+    assert points_of(manifest)
 
 
 def test_copying_what_is_not_there_is_refused(tmp_path):
@@ -217,15 +222,17 @@ def test_a_reference_is_added_beside_the_rule_and_the_results(whole_set, assembl
     assert manifest.codec_ranges == calibrated_ranges(network, held)
     table = measure_outcomes(network, manifest.cost, held)
     assert reference_of(manifest) == Reference.of(table, manifest.rule)
+    assert points_of(manifest) == operating_points(frontier(table, manifest.rule))
     assert (manifest.rule, manifest.files) == (before.rule, before.files)
     assert manifest.results["test"] == before.results["test"]
 
 
-def test_a_rule_with_a_memory_gets_ranges_only(whole_set, assembled, tmp_path):
+def test_a_rule_with_a_memory_gets_ranges_and_points_only(whole_set, assembled, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(assembled[1], folder)
     rule = ExitRule(Criterion.PATIENCE, (2.0,))
     artifact.write_manifest(folder, artifact.read_manifest(folder).with_rule(rule, {}))
     manifest = record_reference(str(folder), None)[1]
     assert reference_of(manifest) is None
+    assert points_of(manifest)
     assert set(manifest.codec_ranges) == {1}

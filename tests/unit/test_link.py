@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from branchynet.decisions.link import LinkEstimator
+from branchynet.decisions.link import LinkEstimator, _mean_beyond
 from branchynet.errors import InvalidInput
 
 SIZES = (900, 3_000, 12_000, 40_000)
@@ -142,3 +142,21 @@ def test_a_guess_that_is_no_link_is_refused(guess):
 def test_what_no_message_does_is_refused(size, took_ms):
     with pytest.raises(InvalidInput, match="took"):
         LinkEstimator(10.0, 50.0).observe(0.0, size, took_ms)
+
+
+def test_waits_that_are_too_short_again_and_again_are_not_taken_for_the_time_it_takes():
+    """A belief that follows the waits themselves would stay at 80 ms, and the next wait would seem long enough."""
+    live = Live(10.0, 40.0)
+    live.send(20)
+    for _ in range(12):
+        live.now_s += 1
+        live.estimator.lost(live.now_s, 3_000, 80.0)
+    found = live.now.transfer(3_000)
+    assert found.mean_ms - found.std_ms > 80
+
+
+@pytest.mark.parametrize("least", [-9.0, -1.0, 0.0, 1.0, 3.0, 7.999, 8.001, 40.0])
+def test_the_mean_of_what_is_longer_is_that_of_a_normal_tail(least):
+    x = np.linspace(least, max(least, 0) + 12, 400_001)
+    weights = np.exp(-(x**2 - max(least, 0) ** 2) / 2)
+    assert _mean_beyond(least) == pytest.approx(float((x * weights).sum() / weights.sum()), abs=2e-4, rel=1e-3)

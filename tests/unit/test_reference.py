@@ -1,4 +1,4 @@
-"""The guarantee and the reference in an artifact's manifest."""
+"""The guarantee, the reference and the operating points in an artifact's manifest."""
 
 import dataclasses
 import json
@@ -11,9 +11,10 @@ from test_risk import population
 from branchynet.artifact import read_manifest, write_manifest
 from branchynet.decisions.drift import Reference
 from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.decisions.operating import OperatingPoint
 from branchynet.decisions.risk import control_risk
 from branchynet.errors import InvalidInput
-from branchynet.reference import record_calibration, reference_of
+from branchynet.reference import points_of, record_calibration, reference_of
 
 
 @pytest.fixture
@@ -49,3 +50,33 @@ def test_an_artifact_without_a_reference_has_none_and_a_wrong_one_is_told(folder
         json.dumps(damaged.results)
         with pytest.raises(InvalidInput):
             reference_of(damaged)
+
+
+POINTS = (OperatingPoint((2.0,), 0.8, 10.0), OperatingPoint((1.0,), 0.85, 20.0))
+
+
+def test_operating_points_are_there_again_and_go_with_the_rule(folder):
+    manifest = read_manifest(folder)
+    assert points_of(manifest) == ()
+    reference = Reference.of(population(), manifest.rule)
+    recorded = record_calibration(folder, reference, points=POINTS)
+    again = read_manifest(folder)
+    assert again == recorded
+    assert points_of(again) == POINTS
+    assert reference_of(again) == reference
+    assert again.content_hash == manifest.content_hash
+    assert points_of(again.with_rule(ExitRule(Criterion.MARGIN, (0.5,)), {})) == ()
+
+
+def test_points_need_no_reference(folder):
+    record_calibration(folder, None, points=POINTS)
+    again = read_manifest(folder)
+    assert (points_of(again), reference_of(again)) == (POINTS, None)
+
+
+@pytest.mark.parametrize("wrong", ["none", {}, [{}], [3], [{"thresholds": [1.0, 2.0], "accuracy": 0.5, "macs": 1.0}]])
+def test_what_is_no_list_of_points_for_the_rule_is_told(folder, wrong):
+    manifest = read_manifest(folder)
+    damaged = dataclasses.replace(manifest, results={"calibration": {"operating_points": wrong}})
+    with pytest.raises(InvalidInput):
+        points_of(damaged)
