@@ -28,6 +28,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from branchynet.codec_files import BottleneckFile
 from branchynet.codecs import BottleneckCodec
 from branchynet.codecs.entropy import LevelTables
 from branchynet.codecs.learned import Bottleneck
@@ -35,7 +36,7 @@ from branchynet.engine import Engine, Runner
 from branchynet.errors import DamagedData, InvalidInput, UnknownModel
 from branchynet.export import cached_graph, check_engine, export_stage, trunk_runner
 from branchynet.exported import ExportedArchitecture
-from branchynet.manifest import BASELINE, BottleneckFile, Manifest, Weights, read_manifest, write_manifest
+from branchynet.manifest import BASELINE, Manifest, Weights, read_manifest, write_manifest
 from branchynet.models import build
 from branchynet.network import BranchyNet
 from branchynet.onnx_engine import OnnxRunner

@@ -5,15 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NotRequired, final
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from branchynet.codecs import BOTTLENECK, BottleneckShape, Codec, FixedRanges, check_cut, named_codec
-from branchynet.codecs.ranges import channels_of
+from branchynet.codec_files import (
+    BottleneckEntry,
+    BottleneckFile,
+    RangesEntry,
+    bottlenecks_from_json,
+    bottlenecks_to_json,
+    ranges_from_json,
+    ranges_to_json,
+)
+from branchynet.codecs import BOTTLENECK, Codec, FixedRanges, check_cut, named_codec
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.gates import Gate
 from branchynet.engine import Engine
@@ -24,7 +32,7 @@ from branchynet.network import Normalisation
 from branchynet.prediction import ServedModel
 from branchynet.profile import NetworkCost
 
-__all__ = ["BASELINE", "BottleneckFile", "Manifest", "Weights", "read_manifest", "write_manifest"]
+__all__ = ["BASELINE", "Manifest", "Weights", "read_manifest", "write_manifest"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -32,14 +40,6 @@ BASELINE = "baseline"
 
 Weights = Literal["fp32", "fp16"]
 YARDSTICKS = ("static", "cascade")
-
-
-@dataclass(frozen=True)
-class BottleneckFile:
-    """The file of a bottleneck: what is in it, and its SHA-256."""
-
-    shape: BottleneckShape
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -207,23 +207,6 @@ class _GateFile(TypedDict):
     bias: float
 
 
-class _RangesFile(TypedDict):
-    low: list[float]
-    high: list[float]
-
-
-class _BottleneckFile(TypedDict):
-    sha256: str
-    channels: int
-    levels: int
-    kernel: int
-    stride: int
-    hidden: int
-    width: int
-    blocks: int
-    positive: bool
-
-
 class _RuleFile(TypedDict):
     criterion: str
     thresholds: list[float]
@@ -246,8 +229,8 @@ class _ManifestFile(TypedDict):
     results: dict[str, Any]
     weights: NotRequired[Weights]
     yardsticks: NotRequired[dict[str, str]]
-    codec_ranges: NotRequired[dict[str, _RangesFile]]
-    bottlenecks: NotRequired[dict[str, _BottleneckFile]]
+    codec_ranges: NotRequired[dict[str, RangesEntry]]
+    bottlenecks: NotRequired[dict[str, BottleneckEntry]]
 
 
 _MANIFEST_FILE = TypeAdapter(_ManifestFile)
@@ -319,48 +302,10 @@ def _to_json(manifest: Manifest) -> _ManifestFile:
     if manifest.yardsticks:
         written["yardsticks"] = dict(manifest.yardsticks)
     if manifest.codec_ranges:
-        written["codec_ranges"] = {
-            str(cut): {"low": list(ranges.low), "high": list(ranges.high)}
-            for cut, ranges in manifest.codec_ranges.items()
-        }
+        written["codec_ranges"] = ranges_to_json(manifest.codec_ranges)
     if manifest.bottlenecks:
-        written["bottlenecks"] = {str(cut): _bottleneck_json(kept) for cut, kept in manifest.bottlenecks.items()}
+        written["bottlenecks"] = bottlenecks_to_json(manifest.bottlenecks)
     return written
-
-
-def _codec_ranges(raw: dict[str, _RangesFile], shapes: list[tuple[int, ...]]) -> dict[int, FixedRanges]:
-    """The ranges in the file; `InvalidInput` if they do not fit the *shapes* at the cuts."""
-    made = {}
-    for text, ends in raw.items():
-        cut = _inner_cut(text, "codec_ranges", shapes)
-        made[cut] = FixedRanges(tuple(ends["low"]), tuple(ends["high"]))
-        channels = channels_of(shapes[cut])
-        if len(made[cut].low) != channels:
-            raise InvalidInput(f"codec_ranges hold {len(made[cut].low)} channels at cut {cut}, the map has {channels}")
-    return made
-
-
-def _bottleneck_json(kept: BottleneckFile) -> _BottleneckFile:
-    described = asdict(kept.shape)
-    del described["map_shape"]
-    return {"sha256": kept.digest, **described}  # type: ignore[typeddict-item]
-
-
-def _bottlenecks(raw: dict[str, _BottleneckFile], shapes: list[tuple[int, ...]]) -> dict[int, BottleneckFile]:
-    """What the file says of bottlenecks; `InvalidInput` if they do not fit the *shapes* at the cuts."""
-    made = {}
-    for text, said in raw.items():
-        cut = _inner_cut(text, "bottlenecks", shapes)
-        described: dict[str, Any] = {name: value for name, value in said.items() if name != "sha256"}
-        made[cut] = BottleneckFile(BottleneckShape(shapes[cut], **described), said["sha256"])  # type: ignore[arg-type]
-    return made
-
-
-def _inner_cut(text: str, what: str, shapes: list[tuple[int, ...]]) -> int:
-    cut = int(text) if text.isdecimal() else 0
-    if not 1 <= cut < len(shapes):
-        raise InvalidInput(f"{what} are for cut {text!r}; there are cuts 1 to {len(shapes) - 1}")
-    return cut
 
 
 def _from_json(raw: _ManifestFile) -> Manifest:
@@ -388,8 +333,8 @@ def _from_json(raw: _ManifestFile) -> Manifest:
     )
     manifest = replace(
         manifest,
-        codec_ranges=_codec_ranges(raw.get("codec_ranges", {}), manifest.cut_shapes),
-        bottlenecks=_bottlenecks(raw.get("bottlenecks", {}), manifest.cut_shapes),
+        codec_ranges=ranges_from_json(raw.get("codec_ranges", {}), manifest.cut_shapes),
+        bottlenecks=bottlenecks_from_json(raw.get("bottlenecks", {}), manifest.cut_shapes),
     )
     counted = manifest.cost
     rule.check_exits(counted.exits, architecture.classes)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from branchynet.decisions.adaptation import Replanner
 from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import ServingProfile
-from branchynet.engine import Array, Runner
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
 from branchynet.plan_file import PlanFile, read_plan_file
 from branchynet.telemetry import Event, logger
 
-__all__ = ["PacedRunner", "ToldReplanner", "plans_for"]
+__all__ = ["ToldReplanner", "plans_for"]
 
 
 def plans_for(manifest: Manifest, path: Path, cut: int | None) -> PlanFile:
@@ -58,31 +52,6 @@ class ToldReplanner(Replanner):
                 risk=round(self.risk(now_s), 3),
             )
         return plan
-
-
-class PacedRunner(Runner):
-    """*runner* on a device that takes as long for each stage as the edge of *profile*, and no less."""
-
-    def __init__(self, runner: Runner, profile: ServingProfile) -> None:
-        super().__init__(
-            input_shape=runner.input_shape,
-            classes=runner.classes,
-            exit_of_stage=runner.exit_of_stage,
-            first=runner.first,
-            last=runner.last,
-        )
-        self._runner, self._profile = runner, profile
-
-    def run(self, index: int, x: Array) -> tuple[Array, NDArray[np.float32] | None]:
-        """See `Runner`."""
-        until_s = time.perf_counter() + self._profile.edge.stage_ms(index, len(x)) / 1e3
-        done = self._runner.run(index, x)
-        time.sleep(max(until_s - time.perf_counter(), 0.0))
-        return done
-
-    def without_branches(self) -> Runner:
-        """See `Runner`."""
-        return PacedRunner(self._runner.without_branches(), self._profile)
 
 
 def _words(plan: Plan) -> str:

@@ -206,6 +206,10 @@ class EdgeNode:
         self._worker.close()
         self._worker = worker
 
+    def compute_with(self, wrap: Callable[[Runner], Runner]) -> None:
+        """Run stages by what *wrap* makes of this node's runner from now on; for the time before requests come."""
+        self._network = wrap(self._network)
+
     def prober(self) -> Prober:
         """What times this node's stages and codecs between its requests."""
         served = self.served

@@ -17,7 +17,7 @@ from branchynet.models import zoo
 from branchynet.plan_file import PlanFile
 from branchynet.reference import reference_of
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
-from edge_node.adapting import PacedRunner, ToldReplanner, plans_for
+from edge_node.adapting import ToldReplanner, plans_for
 from edge_node.node import EdgeNode
 from edge_node.offload import GrpcUplink
 from edge_node.settings import EdgeSettings
@@ -37,8 +37,6 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[tuple[EdgeNode, int
     plans = _plans(settings, artifact.read_manifest(folder))
     cut = plans.profile.held if plans else settings.cut or artifact.read_manifest(folder).cut
     manifest, half = artifact.load_runner(folder, 0, cut, engine=Engine(settings.engine), threads=settings.threads)
-    if plans and settings.as_profiled:
-        half = PacedRunner(half, plans.profile)
     watcher = _watcher(manifest, half, settings.keep_exit_share)
     sample_bytes = max(4 * math.prod(shape) for shape in manifest.cut_shapes)
     limit = settings.max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
@@ -61,8 +59,6 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[tuple[EdgeNode, int
 def _plans(settings: EdgeSettings, manifest: Manifest) -> PlanFile | None:
     """What the edge adapts by, if it does; `InvalidInput` for what does not go with it."""
     if settings.adapt is None:
-        if settings.as_profiled:
-            raise InvalidInput("as_profiled is true, but without adapt there is no profile to go by")
         return None
     if settings.keep_exit_share is not None:
         raise InvalidInput(

@@ -46,10 +46,6 @@ class EdgeSettings(NodeSettings):
         None,
         description="file of `branchynet plan --out`: choose cut, thresholds and codec from it as the link changes",
     )
-    as_profiled: bool = Field(
-        False,
-        description="take as long for layers as the profile of --adapt says: a slower device, tried out here",
-    )
     keep_exit_share: float | None = Field(
         None,
         description="move the thresholds so that this share of the images leaves on the edge; needs an artifact whose "

@@ -180,8 +180,10 @@ class LocalTopology:
             *("--offload-timeout-ms", str(topology.offload_timeout_ms)),
             *("--codec", topology.codec, "--image-codec", topology.image_codec),
             *(() if topology.cut is None else ("--cut", str(topology.cut))),
-            *(("--adapt", str(self.topology.adapt[number]), "--as-profiled") if self.topology.adapt else ()),
         )
+        if self.topology.adapt:
+            plans = str(self.topology.adapt[number])
+            return "orchestrator.weak_edge", ("--as-profiled", plans, "--adapt", plans, *arguments)
         if topology.times == 1:
             return "edge_node", arguments
         return "orchestrator.weak_edge", ("--times", str(topology.times), *arguments)

@@ -1,6 +1,5 @@
-"""What an edge can be told about adapting, what it refuses, and what it does as slowly as a profile says."""
+"""What an edge can be told about adapting, and what it refuses."""
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,6 @@ from node_examples import IMAGES, WorkingUplink, mixed
 from branchynet import artifact
 from branchynet.decisions.adaptation import Adaptation, Replanner
 from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.decisions.plans import Plan
 from branchynet.decisions.timing import Link, ServingProfile, StageTimes
@@ -20,7 +18,6 @@ from branchynet.models import zoo
 from branchynet.plan_file import PlanFile, write_plan_file
 from branchynet.prediction import Place
 from branchynet.settings import read_settings
-from edge_node.adapting import PacedRunner
 from edge_node.serving import open_edge
 from edge_node.settings import EdgeSettings
 
@@ -65,12 +62,6 @@ async def test_what_does_not_go_together_is_refused(tmp_path, other, flags, comp
             pass
 
 
-async def test_without_plans_there_is_no_profile_to_be_as_slow_as():
-    with pytest.raises(InvalidInput, match="as_profiled is true, but without adapt"):
-        async with open_edge(read_settings(EdgeSettings, ["--port", "0", "--as-profiled"], "edge")):
-            pass
-
-
 def test_the_plans_can_be_named_by_flag_environment_and_file(tmp_path, monkeypatch):
     def adapt(*flags):
         return str(read_settings(EdgeSettings, flags, "edge").adapt)
@@ -80,16 +71,6 @@ def test_the_plans_can_be_named_by_flag_environment_and_file(tmp_path, monkeypat
     monkeypatch.setenv("BRANCHYNET_EDGE_ADAPT", "of-environment.json")
     assert adapt("--config", str(tmp_path / "node.toml")) == "of-environment.json"
     assert adapt("--adapt", "of-flag.json") == "of-flag.json"
-
-
-async def test_a_device_that_is_tried_out_takes_as_long_as_its_profile_says_and_answers_the_same(loaded):
-    _, network = loaded(LENET)
-    slow, never = PacedRunner(network, PROFILE), ExitRule.never(2)
-    started_s = time.perf_counter()
-    found = slow.resume(IMAGES[:1], 0, 2, never)
-    assert time.perf_counter() - started_s >= 0.05
-    np.testing.assert_array_equal(found.logits, network.resume(IMAGES[:1], 0, 2, never).logits)
-    assert slow.without_branches().exits == network.without_branches().exits
 
 
 async def test_a_probe_is_a_message_like_any_other_and_its_answer_goes_to_nobody(nodes):

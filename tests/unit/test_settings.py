@@ -33,7 +33,6 @@ OTHER = {
     "reserve_ms": (0.0, "0"),
     "keep_exit_share": (0.8, "0.8"),
     "adapt": (Path("plans.json"), "plans.json"),
-    "as_profiled": (True, "true"),
     "codec": ("uint8+zstd", "uint8+zstd"),
     "image_codec": ("png", "png"),
     "first_stage": (1, "1"),
