@@ -169,7 +169,7 @@ def test_branches_run_in_the_joint_phase_only(tmp_path, monkeypatch):
 
 def test_every_epoch_draws_another_order(tmp_path, monkeypatch):
     batches = []
-    monkeypatch.setattr(joint, "_augment", lambda images, *_: batches.append(images.numpy().tobytes()) or images)
+    monkeypatch.setattr(joint, "augmented", lambda images, *_: batches.append(images.numpy().tobytes()) or images)
     train(TINY, TRAINING, HELD_OUT, tmp_path)
     epochs = [tuple(batches[start : start + 3]) for start in range(0, 18, 3)]
     assert len(set(epochs)) == 6
@@ -200,11 +200,11 @@ def test_calibration_images_are_never_trained_on(tmp_path, monkeypatch):
     training, calibration = split_calibration(quadrants(8), 12, seed=3)
     seen = set()
 
-    def watched(images, recipe, generator):
+    def watched(images, kind, generator):
         seen.update(image.numpy().tobytes() for image in images)
         return images
 
-    monkeypatch.setattr(joint, "_augment", watched)
+    monkeypatch.setattr(joint, "augmented", watched)
     train(TINY, training, calibration, tmp_path)
     assert seen == {image.tobytes() for image in training.images}
     assert not seen & {image.tobytes() for image in calibration.images}
