@@ -36,7 +36,7 @@ from branchynet.training.bottleneck import macs_of
 from branchynet.training.codec_study import logits_from, maps_at
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes
-from orchestrator.measuring import codec_cost
+from orchestrator.probing import codec_cost
 
 console = Console(width=120)
 QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
