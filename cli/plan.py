@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from branchynet.training.datasets import Dataset
     from orchestrator.planning import Ground
 
-__all__ = ["ground_of", "held_out", "plan"]
+__all__ = ["check_held", "ground_of", "held_out", "plan"]
 
 
 class Objective(StrEnum):
@@ -115,7 +115,7 @@ def plan(
     _check_files(plot, out, limits)
     wish = Wish(objective.value, limits, _energy(joules_per_ms, joules_per_byte), cloud_queue_ms)
     manifest, network = artifacts.load_runner(zoo.find(artifact))
-    _check_held(held, manifest)
+    check_held(held, manifest)
     names = None if codecs is None else codec_names(codecs)
     dataset = held_out(manifest, data, None if all_images else images)
     times = _profile(artifact, profile, dataset, codecs).slower(edge_slowdown, cloud_slowdown)
@@ -142,7 +142,8 @@ def _check_files(plot: Path | None, out: Path | None, limits: Constraints) -> No
         raise InvalidInput(f"--out with a limit of {limits.asked()[0][0]}: no plan keeps to it on every link")
 
 
-def _check_held(held: int | None, manifest: Manifest) -> None:
+def check_held(held: int | None, manifest: Manifest) -> None:
+    """Raise `InvalidInput` for a number of stages that no edge with this artifact holds."""
     if held is not None and not manifest.cut <= held <= manifest.stages:
         raise InvalidInput(f"--held is {held}; it must be {manifest.cut}, the artifact's cut, to {manifest.stages}")
 

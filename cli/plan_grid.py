@@ -11,7 +11,7 @@ import typer
 
 from branchynet.errors import InvalidInput
 from cli.output import ArtifactOption, DataOption, JsonOption, console, progress_bar, write_json
-from cli.plan import DropOption, HeldOption, ImagesOption, ProfileOption, ground_of, held_out
+from cli.plan import DropOption, HeldOption, ImagesOption, ProfileOption, check_held, ground_of, held_out
 from cli.plan_grid_view import live_figures, means_of, point_figures, print_grid, print_live, summary_of
 from cli.profile import CodecsOption, codec_names, measure_profile
 
@@ -58,8 +58,7 @@ def plan_grid(
     from orchestrator.plan_live import TOLERANCE, Subject
 
     manifest, network = artifacts.load_runner(zoo.find(artifact))
-    if held is not None and not manifest.cut <= held <= manifest.stages:
-        raise InvalidInput(f"--held is {held}; it must be {manifest.cut}, the artifact's cut, to {manifest.stages}")
+    check_held(held, manifest)
     if live == 1 or live > 48:
         raise InvalidInput(f"--live is {live}; two points or more are measured, up to all 48, or with 0 none")
     names = None if codecs is None else codec_names(codecs)

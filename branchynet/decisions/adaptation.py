@@ -6,7 +6,7 @@ anew; another plan is taken only if it is better by a margin, so that noise does
 
 A plan that sends nothing learns nothing of the link, and one that sends little learns late that it broke down. So when
 nothing was sent for a while, a copy of the next request's input goes to the cloud, and nobody waits for its answer: a
-probe costs bytes and no time.
+probe costs bytes, and no request its time.
 """
 
 from __future__ import annotations
@@ -159,13 +159,12 @@ class Replanner:
             self._now, self._plan = chosen, self._candidates.plan(chosen)
 
     def _values(self, now_s: float) -> NDArray[np.float64]:
-        believed = self.link(now_s)
-        queue_ms = self.cloud_queue_ms(now_s)
-        if self._adaptation.objective != "mean_ms":
-            link = Link(believed.uplink_mbps, rtt_ms=believed.rtt_ms)
-            measures = evaluate(self._candidates, self._profile, link, cloud_queue_ms=queue_ms)
-            return measures.values(self._adaptation.objective)
-        return self._prospects.expected_ms(self._outlook(now_s), self._adaptation.deadline_ms)
+        outlook = self._outlook(now_s)
+        if self._adaptation.objective == "mean_ms":
+            return self._prospects.expected_ms(outlook, self._adaptation.deadline_ms)
+        link = Link(outlook.link.uplink_mbps, rtt_ms=outlook.link.rtt_ms)
+        measures = evaluate(self._candidates, self._profile, link, cloud_queue_ms=outlook.cloud_queue_ms)
+        return measures.values(self._adaptation.objective)
 
     def _outlook(self, now_s: float) -> Outlook:
         pace = 1 / max(self._gap_s, 1e-3)

@@ -1,4 +1,4 @@
-"""What the uplink can do now, from the offloads themselves: no probe is sent.
+"""What the uplink can do now, from the offloads themselves: nothing is sent to measure.
 
 An offload of *s* bytes spends on the network
 
