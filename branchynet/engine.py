@@ -114,30 +114,43 @@ class Runner(ABC):
         """
         self.check_range(first, last)
         rule.check_exits(self.exits, self.classes)
-        batch = len(x)
-        rule.check_history(history, batch, self.classes, self.exits_before(first))
-        exits = np.full(batch, -1, dtype=np.int64)
-        logits = np.zeros((batch, self.classes), dtype=np.float32)
-        remaining = np.arange(batch, dtype=np.int64)
-        for index in range(first, last):
-            if not len(remaining):
-                break
+        rule.check_history(history, len(x), self.classes, self.exits_before(first))
+        return self._go_on(x, first, last, rule, history)
+
+    def _go_on(self, x: Array, first: int, last: int, rule: ExitRule, history: History | None) -> Progress:
+        """`resume` without its checks. One image takes no array operation that its answer does not need."""
+        batch, exit_number, logits = len(x), -1, None
+        for index in range(first, last if batch else first):
             x, scores = self.run(index, x)
             number = self.exit_of_stage[index]
             if scores is None or number is None:
                 continue
-            # A slice is quicker than positions, and most batches are one image.
-            places = slice(None) if len(scores) == batch else remaining
-            exits[places] = number
-            logits[places] = scores
+            exit_number, logits = number, scores
             history = rule.remember(scores, history)
             leaves = rule.leaves(number, scores, history)
             leaving = np.count_nonzero(leaves)
-            if leaving == len(leaves):
-                remaining, x = remaining[:0], x[:0]
-            elif leaving:
-                stays = ~leaves
-                remaining, x = remaining[stays], x[stays]
-            if history is not None:
-                history = history[~leaves]
-        return Progress(exits, logits, remaining, x, history)
+            if leaving == batch:
+                gone = None if history is None else history[:0]
+                return Progress(_repeated(number, batch), scores, np.arange(0), x[:0], gone)
+            if leaving:
+                stays = np.flatnonzero(~leaves)
+                kept = None if history is None else history[stays]
+                rest = self._go_on(x[stays], index + 1, last, rule, kept)
+                return _joined(_repeated(number, batch), scores, stays, rest)
+        if logits is None:
+            logits = np.zeros((batch, self.classes), dtype=np.float32)
+        return Progress(_repeated(exit_number, batch), logits, np.arange(batch), x, history)
+
+
+def _repeated(number: int, times: int) -> NDArray[np.int64]:
+    return np.array([number] * times, dtype=np.int64)  # for one sample quicker than `np.full`
+
+
+def _joined(
+    exits: NDArray[np.int64], logits: NDArray[np.float32], stays: NDArray[np.int64], rest: Progress
+) -> Progress:
+    """A batch scored at one exit, of which the samples at *stays* went on and became *rest*."""
+    scored = stays[rest.exits >= 0]
+    logits = logits.copy()
+    exits[scored], logits[scored] = rest.exits[rest.exits >= 0], rest.logits[rest.exits >= 0]
+    return Progress(exits, logits, stays[rest.remaining], rest.features, rest.history)

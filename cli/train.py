@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import Progress, TaskID
 
+from branchynet.decisions.exits import Criterion
 from cli.bottleneck import train_bottleneck_of
 from cli.output import ArtifactOption, DataOption, JsonOption, console, progress_bar, write_json
 
@@ -168,7 +169,8 @@ def _print_recipes(recipes: dict[str, Recipe]) -> None:
 def _print_results(manifest: Manifest) -> None:
     thresholds = ", ".join(f"{threshold:.4g}" for threshold in manifest.rule.thresholds)
     if thresholds:
-        console.print(f"{manifest.name}: {manifest.rule.criterion} below {thresholds} leaves")
+        side = "below" if manifest.rule.criterion is Criterion.ENTROPY else "above"
+        console.print(f"{manifest.name}: {manifest.rule.criterion} {side} {thresholds} leaves")
     for name, result in manifest.results.items():
         shares = " / ".join(f"{100 * share:.1f}" for share in result["exit_shares"])
         macs = f"{result['macs'] / 1e6:.3f} M MACs per image"

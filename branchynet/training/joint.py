@@ -33,6 +33,7 @@ from branchynet.training.augmentation import augmented, shrink
 from branchynet.training.checkpoints import Checkpoint, State
 from branchynet.training.datasets import Dataset
 from branchynet.training.losses import branch_loss, frozen_logits, joint_loss
+from branchynet.training.muon import Muon
 from branchynet.training.recipes import Recipe
 from branchynet.training.trunks import finished_trunk, trunk_entries, with_trunk
 
@@ -289,6 +290,8 @@ def _optimiser(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Op
         return torch.optim.SGD(
             parameters, recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
         )
+    if recipe.optimiser == "muon":
+        return Muon(parameters, recipe.learning_rate, recipe.weight_decay)
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
     return kind(parameters, recipe.learning_rate, betas=(recipe.beta1, 0.999), weight_decay=recipe.weight_decay)
 

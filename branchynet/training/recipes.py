@@ -15,7 +15,7 @@ from branchynet.models import Architecture
 __all__ = ["BRANCHES_ONLY", "JOINT_ONLY", "MAX_DROP", "RECIPES", "Augmentation", "Recipe", "named_recipe"]
 
 Augmentation = Literal["none", "affine", "crop-flip", "crop-flip-cutout"]
-Optimiser = Literal["adam", "adamw", "sgd"]
+Optimiser = Literal["adam", "adamw", "sgd", "muon"]
 Schedule = Literal["constant", "one-cycle", "warm-up", "decay"]
 Precision = Literal["fp32", "bf16"]
 Baseline = Literal["trained-on", "trunk"]
@@ -203,6 +203,9 @@ _MODERN_LENET = Recipe(
     augmentation="affine",
     distillation=0.5,
     averaging=0.998,
+    frozen=True,
+    branch_epochs=20,
+    criterion=Criterion.MARGIN,
     max_drop=0.0,
 )
 
@@ -225,12 +228,28 @@ _MODERN_CIFAR = Recipe(
     criterion=Criterion.MARGIN,
 )
 
+# Muon takes a third of the epochs that SGD needs for the same accuracy.
+_MUON_CIFAR = dataclasses.replace(
+    _MODERN_CIFAR,
+    joint_epochs=18,
+    batch_size=256,
+    optimiser="muon",
+    learning_rate=0.06,
+    schedule="decay",
+    averaging=0.99,
+    precision="fp32",
+)
+
 RECIPES: dict[str, Recipe] = {
     "lenet-fashion": _LENET_FASHION,
     "lenet-mnist": dataclasses.replace(_LENET_FASHION, dataset="mnist", augmentation="affine"),
     "modern-lenet-mnist": _MODERN_LENET,
     "lenet-small-mnist": dataclasses.replace(
-        _MODERN_LENET, architecture=Architecture("lenet-small", "plain"), exit_weights=(1.0,)
+        _MODERN_LENET,
+        architecture=Architecture("lenet-small", "plain"),
+        exit_weights=(1.0,),
+        frozen=False,
+        branch_epochs=0,
     ),
     "alexnet-cifar10": Recipe(
         Architecture("b-alexnet"),
@@ -250,7 +269,10 @@ RECIPES: dict[str, Recipe] = {
         precision="bf16",
     ),
     "modern-alexnet-cifar10": dataclasses.replace(
-        _MODERN_CIFAR, architecture=Architecture("b-alexnet", "modern"), joint_epochs=50, exit_weights=(1.0, 0.5, 1.0)
+        _MUON_CIFAR, architecture=Architecture("b-alexnet", "modern"), exit_weights=(1.0, 0.5, 1.0)
+    ),
+    "alexnet-small-cifar10": dataclasses.replace(
+        _MUON_CIFAR, architecture=Architecture("alexnet-small", "plain"), exit_weights=(1.0,)
     ),
     "slim-cifar10": dataclasses.replace(
         _MODERN_CIFAR, architecture=Architecture("b-slim", "modern"), joint_epochs=60, augmentation="crop-flip-cutout"

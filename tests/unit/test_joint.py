@@ -119,7 +119,7 @@ def states_after_each_step(folder, recipe=TINY):
     return states
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd", "muon"])
 def test_trunk_and_baseline_phases_leave_the_branches_untouched(tmp_path, optimiser):
     recipe = dataclasses.replace(TINY, optimiser=optimiser, weight_decay=0.1, learning_rate=1e-3)
     states = states_after_each_step(tmp_path, recipe)

@@ -101,7 +101,7 @@ def test_an_exit_weight_that_no_loss_can_have_is_refused(weight):
 
 
 KNOWN = {
-    "optimiser": "adam, adamw, sgd",
+    "optimiser": "adam, adamw, sgd, muon",
     "schedule": "constant",
     "trunk_schedule": "constant",
     "augmentation": "affine",
