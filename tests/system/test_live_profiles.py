@@ -23,7 +23,7 @@ from cli.main import app
 from orchestrator.measuring import read_profile, write_profile
 
 # Several nodes are started, each of which loads torch.
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 TIMES = StageTimes((1,), ((1.0,), (0.6,)))
 CODECS = (CodecCost(1, "uint8+zstd", 800, 0.2, 0.1),)
@@ -50,6 +50,7 @@ def invoke(*arguments: object) -> tuple[str, int]:
     return " ".join(result.output.split()), result.exit_code
 
 
+@pytest.mark.alone
 def test_a_profile_of_live_nodes_is_one_to_plan_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.measuring.FEW_REQUESTS", 12)
     monkeypatch.setattr("orchestrator.measuring.ROUNDS", 3)

@@ -96,8 +96,7 @@ def test_the_same_requests_give_the_same_figures(folder: Path) -> None:
     assert run(folder, *options)[1] != run(folder, *options, "--seed", "1")[1]
 
 
-@pytest.mark.alone
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_real_nodes_stand_beside_the_simulation(folder: Path) -> None:
     options = ("--images", "50", "--seconds", "4", "--from", "14", "--live", "--out", folder / "out")
     words, found = run(folder, folder / "links" / "dies.txt", *options)

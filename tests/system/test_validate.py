@@ -14,13 +14,11 @@ from branchynet.errors import InvalidInput
 from cli.main import app
 from orchestrator.measuring import write_profile
 
-pytestmark = pytest.mark.alone
-
 # Of lenet-fashion at cut 0 and 1, as test_comparison.py measures them.
 MESSAGE_BYTES = (837, 4_534)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_the_same_requests_go_through_real_nodes_and_the_simulator(tmp_path: Path) -> None:
     out = tmp_path / "out"
     times = StageTimes((1,), ((1.0,), (0.6,)))
