@@ -150,7 +150,7 @@ def _joined(
     exits: NDArray[np.int64], logits: NDArray[np.float32], stays: NDArray[np.int64], rest: Progress
 ) -> Progress:
     """A batch scored at one exit, of which the samples at *stays* went on and became *rest*."""
-    scored = stays[rest.exits >= 0]
+    scored = rest.exits >= 0
     logits = logits.copy()
-    exits[scored], logits[scored] = rest.exits[rest.exits >= 0], rest.logits[rest.exits >= 0]
+    exits[stays[scored]], logits[stays[scored]] = rest.exits[scored], rest.logits[scored]
     return Progress(exits, logits, stays[rest.remaining], rest.features, rest.history)
