@@ -128,7 +128,7 @@ def assemble(
     """Calibrate *trained* on *calibration*, measure it on *test* if there is one, and write the artifact to *out*.
 
     The rule is the cheapest that loses at most the recipe's *max_drop* to the plain trunk, or to the network's own
-    final exit where that is the worse of the two.
+    best rule where none is as accurate as that trunk.
     """
     manifest = Manifest(
         name=name,
@@ -147,9 +147,9 @@ def assemble(
     network, baseline = artifacts.load(out)[1], artifacts.load_baseline(out, manifest)
     manifest = replace(manifest, codec_ranges=calibrated_ranges(network, calibration))
     table = measure_outcomes(network, manifest.cost, calibration)
-    floor = min(trunk_accuracy(baseline, calibration), float(table.correct[-1].mean())) - recipe.max_drop
     front = frontier(table, recipe.criterion)
-    chosen = select(front, floor)
+    best = max(point.accuracy for point in front)
+    chosen = select(front, min(trunk_accuracy(baseline, calibration), best) - recipe.max_drop)
     results = {"calibration": _result_json(chosen)}
     if test is not None:
         results["test"] = _test_results(manifest, network, baseline, chosen.rule, test)

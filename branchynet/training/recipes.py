@@ -220,6 +220,7 @@ _MODERN_CIFAR = Recipe(
     distillation=0.5,
     averaging=0.99,
     criterion=Criterion.MARGIN,
+    max_drop=0.0,
 )
 
 RECIPES: dict[str, Recipe] = {

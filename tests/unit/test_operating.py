@@ -104,6 +104,9 @@ def test_json_that_is_no_point_is_refused(raw):
 def test_every_shipped_artifact_has_points_around_its_own_rule(name):
     manifest = read_manifest(zoo.find(name))
     points, own = points_of(manifest), manifest.results["calibration"]
+    if not manifest.rule.thresholds:
+        assert [point.accuracy for point in points] == [own["accuracy"]]
+        return
     assert len(points) >= 5
     assert points[0].accuracy < own["accuracy"] <= points[-1].accuracy
     assert point_for(points, math.floor(own["accuracy"] / STEP) * STEP).macs <= own["macs"]
