@@ -13,7 +13,8 @@ from cli.output import console, progress_bar, write_json
 if TYPE_CHECKING:
     from branchynet.codecs import BottleneckCodec
     from branchynet.manifest import Manifest
-    from branchynet.training.bottleneck import BottleneckRecipe, Epoch
+    from branchynet.training.bottleneck import Epoch
+    from branchynet.training.bottleneck_recipes import BottleneckRecipe
 
 __all__ = ["train_bottleneck_of"]
 
@@ -33,7 +34,8 @@ def train_bottleneck_of(
     from branchynet import artifact as artifacts
     from branchynet.models import zoo
     from branchynet.training.assembly import images_of
-    from branchynet.training.bottleneck import bottleneck_recipe, train_bottleneck
+    from branchynet.training.bottleneck import train_bottleneck
+    from branchynet.training.bottleneck_recipes import bottleneck_recipe
 
     source = zoo.find(name)
     manifest, network = artifacts.load(source)

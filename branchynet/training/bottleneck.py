@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -33,115 +33,25 @@ from branchynet.codecs.entropy import LevelTables
 from branchynet.codecs.learned import Bottleneck
 from branchynet.decisions.exits import ExitRule, History
 from branchynet.errors import DamagedData, InvalidInput
-from branchynet.manifest import Manifest
 from branchynet.network import BranchyNet
 from branchynet.profile import count_macs
 from branchynet.training import checkpoints
 from branchynet.training.augmentation import augmented
+from branchynet.training.bottleneck_recipes import BottleneckRecipe
 from branchynet.training.codec_study import logits_from
 from branchynet.training.datasets import Dataset
-from branchynet.training.recipes import Augmentation
+from branchynet.training.muon import Muon
 
-__all__ = ["BOTTLENECKS", "BottleneckRecipe", "Epoch", "bottleneck_recipe", "macs_of", "train_bottleneck"]
+__all__ = ["Epoch", "macs_of", "train_bottleneck"]
 
 BATCH = 250
-# The frequencies have to follow the encoder, which they do only if they are quicker.
-FREQUENCIES_HASTE = 10.0
+# Shares of the learning rate, which is that of Muon's convolutions: of Adam for biases, and for the frequencies, which
+# can follow the encoder only if they are quicker.
+BIASES_HASTE = 0.25
+FREQUENCIES_HASTE = 2.5
 # Fewer offloads than this say little about how often a level comes at a place.
 FEWEST_TABLE_SAMPLES = 500
 CHECKPOINT = "bottleneck.pt"
-
-
-@dataclass(frozen=True, slots=True)
-class BottleneckRecipe:
-    """Everything that decides a bottleneck, besides the artifact and the data; see `BottleneckShape` for its form.
-
-    *passes*: how often the training images go, augmented, through the stages before the cut; *epochs* go over all that
-    came out. *rate*: what 1,000 bits a sample cost beside the divergence in nats, *fidelity*: what losing the whole
-    map does. *easy*: share 0..1 that is kept of the samples that leave before the cut under the artifact's rule.
-    """
-
-    cut: int
-    channels: int
-    levels: int
-    kernel: int = 3
-    stride: int = 1
-    hidden: int = 0
-    width: int = 32
-    blocks: int = 0
-    passes: int = 2
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    rate: float = 0.1
-    fidelity: float = 0.2
-    easy: float = 0.25
-    augmentation: Augmentation = "none"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("passes", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.easy <= 1 or min(self.rate, self.fidelity) < 0:
-            raise InvalidInput(
-                f"easy is {self.easy}, rate {self.rate}, fidelity {self.fidelity}: a share, and none negative"
-            )
-
-    def shape_for(self, map_shape: tuple[int, ...], *, positive: bool) -> BottleneckShape:
-        """The bottleneck's shape for maps of *map_shape*; raises what `BottleneckShape` raises."""
-        form = (self.channels, self.levels, self.kernel, self.stride, self.hidden, self.width, self.blocks)
-        return BottleneckShape(map_shape, *form, positive)  # type: ignore[arg-type]
-
-
-# What bottlenecks of the shipped artifacts are trained with, by name and cut.
-BOTTLENECKS = {
-    ("lenet-mnist", 1): BottleneckRecipe(
-        cut=1,
-        channels=8,
-        levels=4,
-        stride=2,
-        width=24,
-        epochs=14,
-        batch_size=32,
-        learning_rate=4e-3,
-        rate=0.05,
-        fidelity=0.05,
-        easy=0.1,
-    ),
-    ("lenet-fashion", 1): BottleneckRecipe(
-        cut=1,
-        channels=10,
-        levels=5,
-        stride=2,
-        width=24,
-        learning_rate=5e-3,
-        fidelity=0.05,
-        easy=0.15,
-    ),
-    ("alexnet-cifar10", 2): BottleneckRecipe(
-        cut=2,
-        channels=32,
-        levels=4,
-        hidden=64,
-        width=64,
-        epochs=12,
-        rate=0.03,
-        fidelity=0.05,
-        easy=0.15,
-    ),
-}
-
-
-def bottleneck_recipe(manifest: Manifest, cut: int) -> BottleneckRecipe:
-    """What the shipped artifact's bottleneck at *cut* was trained with, or a start for that of another network.
-
-    Images are augmented as they were for the network.
-    """
-    recipe = BOTTLENECKS.get((manifest.name, cut), BottleneckRecipe(cut=cut, channels=8, levels=4))
-    known = manifest.training.get("recipe")
-    augmentation: Any = known.get("augmentation", "none") if isinstance(known, dict) else "none"
-    return replace(recipe, augmentation=augmentation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,26 +99,30 @@ def train_bottleneck(
     trained = _Trained(Bottleneck(recipe.shape_for(samples.maps.shape[1:], positive=positive)))
     if start is not None:
         trained.take(start)
-    optimiser = torch.optim.Adam(
-        [
-            {"params": trained.bottleneck.parameters(), "haste": 1.0},
-            {"params": [trained.frequencies], "haste": FREQUENCIES_HASTE},
-        ],
-        recipe.learning_rate,
-    )
+    optimisers = _optimisers(trained, recipe.learning_rate)
     tail = network.part(recipe.cut, network.total_stages).eval()
     for parameter in tail.parameters():
         parameter.requires_grad_(False)
     described = {**asdict(recipe), "start": start.digest if start is not None else ""}
-    for epoch in range(_resume(folder, described, trained, optimiser), recipe.epochs):
+    for epoch in range(_resume(folder, described, trained, optimisers), recipe.epochs):
         started_s = time.perf_counter()
-        done = _run_epoch(epoch, recipe, trained, optimiser, tail, samples, on_step)
-        _write(folder, described, epoch + 1, trained, optimiser)
+        done = _run_epoch(epoch, recipe, trained, optimisers, tail, samples, on_step)
+        _write(folder, described, epoch + 1, trained, optimisers)
         seconds = round(time.perf_counter() - started_s, 2)
         checkpoints.append_log(folder, {"phase": "bottleneck", **asdict(done), "seconds": seconds})
         on_epoch(done)
     bottleneck = trained.bottleneck.half().float().eval()  # as it will be kept, for the levels' frequencies
     return bottleneck, _tables(recipe, bottleneck, network, rule, held_out)
+
+
+def _optimisers(trained: _Trained, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for convolutions, Adam for biases and frequencies; each group has its *haste*."""
+    parameters = list(trained.bottleneck.parameters())
+    muon = Muon([p for p in parameters if p.ndim == 4], learning_rate, normalised=False)
+    muon.param_groups[0]["haste"] = 1.0
+    biases = {"params": [p for p in parameters if p.ndim != 4], "haste": BIASES_HASTE}
+    frequencies = {"params": [trained.frequencies], "haste": FREQUENCIES_HASTE}
+    return [muon, torch.optim.Adam([biases, frequencies], learning_rate)]
 
 
 def macs_of(shape: BottleneckShape) -> tuple[int, int]:
@@ -254,7 +168,7 @@ def _run_epoch(
     epoch: int,
     recipe: BottleneckRecipe,
     trained: _Trained,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[torch.optim.Optimizer],
     tail: BranchyNet,
     samples: _Samples,
     on_step: Callable[[int, int, str], None],
@@ -263,8 +177,8 @@ def _run_epoch(
     order = torch.randperm(len(samples.maps), generator=generator).split(recipe.batch_size)  # type: ignore[no-untyped-call]
     sums = torch.zeros(2)
     for step, chosen in enumerate(order):
-        for group in optimiser.param_groups:
-            done = (epoch + step / len(order)) / recipe.epochs
+        done = (epoch + step / len(order)) / recipe.epochs
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = recipe.learning_rate * group["haste"] * _one_cycle(done)
         maps = torch.from_numpy(samples.maps[chosen.numpy()]).float()
         decoded, bits = trained(maps)
@@ -273,10 +187,11 @@ def _run_epoch(
         loss = divergence + recipe.fidelity * lost + recipe.rate * bits.mean() / 1000
         if not math.isfinite(value := float(loss.detach())):
             raise DamagedData(f"the loss is {value} in epoch {epoch}; lower learning_rate ({recipe.learning_rate})")
-        optimiser.zero_grad(set_to_none=True)
+        trained.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained.parameters(), max_norm=5.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         sums += torch.stack([divergence.detach(), bits.detach().mean()])
         on_step(
             epoch * len(order) + step + 1, recipe.epochs * len(order), f"divergence {float(sums[0]) / (step + 1):.4f}"
@@ -354,22 +269,26 @@ def _tables(
 
 
 def _write(
-    folder: Path, described: dict[str, Any], epoch: int, trained: _Trained, optimiser: torch.optim.Optimizer
+    folder: Path,
+    described: dict[str, Any],
+    epoch: int,
+    trained: _Trained,
+    optimisers: Sequence[torch.optim.Optimizer],
 ) -> None:
     temporary = folder / f".{CHECKPOINT}.tmp"
-    state = {"epoch": epoch, "weights": trained.state_dict(), "optimiser": optimiser.state_dict()}
+    state = {"epoch": epoch, "weights": trained.state_dict(), "optimisers": [one.state_dict() for one in optimisers]}
     torch.save({"recipe": json.dumps(described), **state}, temporary)
     temporary.replace(folder / CHECKPOINT)
 
 
-def _resume(folder: Path, ours: dict[str, Any], trained: _Trained, optimiser: torch.optim.Optimizer) -> int:
+def _resume(folder: Path, ours: dict[str, Any], trained: _Trained, optimisers: Sequence[torch.optim.Optimizer]) -> int:
     """Take up the checkpoint in *folder*; how many epochs it has behind it, 0 if there is none."""
     path = folder / CHECKPOINT
     if not path.exists():
         return 0
     try:
         saved = torch.load(path, weights_only=True)
-        theirs = json.loads(saved["recipe"])
+        theirs, states = json.loads(saved["recipe"]), saved["optimisers"]
     except (RuntimeError, EOFError, UnpicklingError, LookupError, TypeError, ValueError) as error:
         raise DamagedData(f"{path} is no checkpoint of ours ({error!r}); delete it to start again") from None
     if changed := [
@@ -377,5 +296,6 @@ def _resume(folder: Path, ours: dict[str, Any], trained: _Trained, optimiser: to
     ]:
         raise InvalidInput(f"{path} belongs to another recipe ({'; '.join(changed)}); choose another --run folder")
     trained.load_state_dict(saved["weights"])
-    optimiser.load_state_dict(saved["optimiser"])
+    for optimiser, state in zip(optimisers, states, strict=True):
+        optimiser.load_state_dict(state)
     return int(saved["epoch"])

@@ -1,4 +1,4 @@
-"""Muon: momentum whose step is made orthogonal, for convolutions that a normalisation follows.
+"""Muon: momentum whose step is made orthogonal, for convolutions.
 
 From Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". PyTorch has it for matrices alone,
 and without the fixed norm below.
@@ -19,25 +19,36 @@ __all__ = ["Muon", "orthogonal"]
 # Of a quintic that takes singular values 0..1 to about 0.7 to 1.2 in few steps (Jordan et al. 2024).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _STEPS = 3
-# Momentum forgets sooner where each step is as long as any other.
-CONVOLUTION_MOMENTUM = 0.6
 MOMENTUM = 0.9
+# Filters of a fixed norm, whose steps are all as long, take one that forgets sooner.
+NORMALISED_MOMENTUM = 0.6
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for convolutions, Nesterov momentum with weight decay for all else.
 
-    A convolution's filters are brought back to a mean norm of 1 before each step. Behind a normalisation their length
-    means nothing, and fixing it makes the learning rate the share of themselves by which the filters turn.
+    *normalised*: a normalisation follows each convolution, so the length of its filters means nothing. They are then
+    brought back to a mean norm of 1 before each step, which makes the learning rate the share of themselves by which
+    they turn.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        *,
+        normalised: bool = True,
+    ) -> None:
         every = list(parameters)
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in every if p.ndim == 4], "convolutions": True, "momentum": CONVOLUTION_MOMENTUM},
-            {"params": [p for p in every if p.ndim != 4], "convolutions": False, "momentum": MOMENTUM},
+            {"params": [p for p in every if p.ndim == 4], "convolutions": True},
+            {"params": [p for p in every if p.ndim != 4], "convolutions": False},
         ]
-        super().__init__(groups, {"lr": learning_rate, "weight_decay": weight_decay})
+        super().__init__(
+            [group for group in groups if group["params"]], {"lr": learning_rate, "weight_decay": weight_decay}
+        )
+        self.normalised = normalised
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -49,9 +60,11 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 decay = 0.0 if group["convolutions"] else group["weight_decay"]
-                step = self._nesterov(parameter, parameter.grad.add(parameter, alpha=decay), group["momentum"])
+                momentum = NORMALISED_MOMENTUM if group["convolutions"] and self.normalised else MOMENTUM
+                step = self._nesterov(parameter, parameter.grad.add(parameter, alpha=decay), momentum)
                 if group["convolutions"]:
-                    parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp_min(1e-12))
+                    if self.normalised:
+                        parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp_min(1e-12))
                     step = orthogonal(step.flatten(1)).view(step.shape)
                 parameter.add_(step, alpha=-group["lr"])
 

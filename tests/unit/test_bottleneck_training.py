@@ -14,7 +14,8 @@ from branchynet.codecs import BottleneckCodec
 from branchynet.decisions.exits import ExitRule
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.models import Architecture
-from branchynet.training.bottleneck import BottleneckRecipe, bottleneck_recipe, macs_of, train_bottleneck
+from branchynet.training.bottleneck import macs_of, train_bottleneck
+from branchynet.training.bottleneck_recipes import BottleneckRecipe, bottleneck_recipe
 
 RECIPE = BottleneckRecipe(
     cut=1, channels=3, levels=4, stride=2, width=6, passes=1, epochs=2, batch_size=16, easy=1.0, augmentation="affine"
@@ -68,7 +69,7 @@ def test_the_network_around_it_is_left_as_it_was(straight):
 
 def test_it_learns_to_answer_as_the_uncut_network(tmp_path):
     epochs = []
-    recipe = dataclasses.replace(RECIPE, epochs=12, learning_rate=1e-2, rate=0.0)
+    recipe = dataclasses.replace(RECIPE, epochs=12, learning_rate=0.05, rate=0.0)
     train(tmp_path, recipe, on_epoch=epochs.append)
     assert epochs[-1].divergence < 0.5 * epochs[0].divergence
 

@@ -1,0 +1,127 @@
+"""How the bottleneck of a cut is trained: its form and its training as one value, and those of the shipped networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from branchynet.codecs.bottleneck import BottleneckShape
+from branchynet.errors import InvalidInput
+from branchynet.manifest import Manifest
+from branchynet.training.recipes import Augmentation
+
+__all__ = ["BOTTLENECKS", "BottleneckRecipe", "bottleneck_recipe"]
+
+
+@dataclass(frozen=True, slots=True)
+class BottleneckRecipe:
+    """Everything that decides a bottleneck, besides the artifact and the data; see `BottleneckShape` for its form.
+
+    *passes*: how often the training images go, augmented, through the stages before the cut; *epochs* go over all that
+    came out. *rate*: what 1,000 bits a sample cost beside the divergence in nats, *fidelity*: what losing the whole
+    map does. *easy*: share 0..1 that is kept of the samples that leave before the cut under the artifact's rule.
+    """
+
+    cut: int
+    channels: int
+    levels: int
+    kernel: int = 3
+    stride: int = 1
+    hidden: int = 0
+    width: int = 32
+    blocks: int = 0
+    passes: int = 2
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 0.02
+    rate: float = 0.1
+    fidelity: float = 0.2
+    easy: float = 0.25
+    augmentation: Augmentation = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("passes", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.easy <= 1 or min(self.rate, self.fidelity) < 0:
+            raise InvalidInput(
+                f"easy is {self.easy}, rate {self.rate}, fidelity {self.fidelity}: a share, and none negative"
+            )
+
+    def shape_for(self, map_shape: tuple[int, ...], *, positive: bool) -> BottleneckShape:
+        """The bottleneck's shape for maps of *map_shape*; raises what `BottleneckShape` raises."""
+        form = (self.channels, self.levels, self.kernel, self.stride, self.hidden, self.width, self.blocks)
+        return BottleneckShape(map_shape, *form, positive)  # type: ignore[arg-type]
+
+
+# What bottlenecks of the shipped artifacts are trained with, by name and cut.
+BOTTLENECKS = {
+    ("lenet-mnist", 1): BottleneckRecipe(
+        cut=1,
+        channels=8,
+        levels=4,
+        stride=2,
+        width=24,
+        epochs=14,
+        batch_size=32,
+        rate=0.05,
+        fidelity=0.05,
+        easy=0.1,
+    ),
+    ("lenet-fashion", 1): BottleneckRecipe(
+        cut=1,
+        channels=10,
+        levels=5,
+        stride=2,
+        width=24,
+        fidelity=0.05,
+        easy=0.15,
+    ),
+    ("alexnet-cifar10", 2): BottleneckRecipe(
+        cut=2,
+        channels=32,
+        levels=4,
+        hidden=64,
+        width=64,
+        epochs=12,
+        rate=0.03,
+        fidelity=0.05,
+        easy=0.15,
+    ),
+    ("modern-alexnet-cifar10", 1): BottleneckRecipe(
+        cut=1,
+        channels=32,
+        levels=4,
+        stride=2,
+        width=32,
+        passes=4,
+        epochs=12,
+        rate=0.02,
+        fidelity=0.05,
+        easy=0.1,
+    ),
+    ("modern-alexnet-cifar10", 2): BottleneckRecipe(
+        cut=2,
+        channels=32,
+        levels=4,
+        hidden=64,
+        width=64,
+        passes=4,
+        epochs=12,
+        rate=0.02,
+        fidelity=0.05,
+        easy=0.1,
+    ),
+}
+
+
+def bottleneck_recipe(manifest: Manifest, cut: int) -> BottleneckRecipe:
+    """What the shipped artifact's bottleneck at *cut* was trained with, or a start for that of another network.
+
+    Images are augmented as they were for the network.
+    """
+    recipe = BOTTLENECKS.get((manifest.name, cut), BottleneckRecipe(cut=cut, channels=8, levels=4))
+    known = manifest.training.get("recipe")
+    augmentation: Any = known.get("augmentation", "none") if isinstance(known, dict) else "none"
+    return replace(recipe, augmentation=augmentation)
