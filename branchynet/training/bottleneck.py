@@ -45,10 +45,9 @@ from branchynet.training.muon import Muon
 __all__ = ["Epoch", "macs_of", "train_bottleneck"]
 
 BATCH = 250
-# Shares of the learning rate, which is that of Muon's convolutions: of Adam for biases, and for the frequencies, which
-# can follow the encoder only if they are quicker.
-BIASES_HASTE = 0.25
-FREQUENCIES_HASTE = 2.5
+# Adam's shares of the learning rate, for weights and for the frequencies: these can follow the encoder only if they are
+# quicker. With Muon the learning rate is that of the convolutions, and Adam's weights are biases.
+_HASTE = {"adam": (1.0, 10.0), "muon": (0.25, 2.5)}
 # Fewer offloads than this say little about how often a level comes at a place.
 FEWEST_TABLE_SAMPLES = 500
 CHECKPOINT = "bottleneck.pt"
@@ -99,7 +98,7 @@ def train_bottleneck(
     trained = _Trained(Bottleneck(recipe.shape_for(samples.maps.shape[1:], positive=positive)))
     if start is not None:
         trained.take(start)
-    optimisers = _optimisers(trained, recipe.learning_rate)
+    optimisers = _optimisers(trained, recipe)
     tail = network.part(recipe.cut, network.total_stages).eval()
     for parameter in tail.parameters():
         parameter.requires_grad_(False)
@@ -115,14 +114,17 @@ def train_bottleneck(
     return bottleneck, _tables(recipe, bottleneck, network, rule, held_out)
 
 
-def _optimisers(trained: _Trained, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for convolutions, Adam for biases and frequencies; each group has its *haste*."""
-    parameters = list(trained.bottleneck.parameters())
-    muon = Muon([p for p in parameters if p.ndim == 4], learning_rate, normalised=False)
-    muon.param_groups[0]["haste"] = 1.0
-    biases = {"params": [p for p in parameters if p.ndim != 4], "haste": BIASES_HASTE}
-    frequencies = {"params": [trained.frequencies], "haste": FREQUENCIES_HASTE}
-    return [muon, torch.optim.Adam([biases, frequencies], learning_rate)]
+def _optimisers(trained: _Trained, recipe: BottleneckRecipe) -> list[torch.optim.Optimizer]:
+    """Adam for everything, or Muon for convolutions and Adam for the rest; each group has its *haste*."""
+    weights, optimisers = list(trained.bottleneck.parameters()), list[torch.optim.Optimizer]()
+    if recipe.optimiser == "muon":
+        muon = Muon([weight for weight in weights if weight.ndim == 4], recipe.learning_rate, normalised=False)
+        muon.param_groups[0]["haste"] = 1.0
+        optimisers.append(muon)
+        weights = [weight for weight in weights if weight.ndim != 4]
+    groups = zip((weights, [trained.frequencies]), _HASTE[recipe.optimiser], strict=True)
+    optimisers.append(torch.optim.Adam([{"params": part, "haste": haste} for part, haste in groups]))
+    return optimisers
 
 
 def macs_of(shape: BottleneckShape) -> tuple[int, int]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from branchynet.codecs.bottleneck import BottleneckShape
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
 from branchynet.training.recipes import Augmentation
 
-__all__ = ["BOTTLENECKS", "BottleneckRecipe", "bottleneck_recipe"]
+__all__ = ["BOTTLENECKS", "BottleneckOptimiser", "BottleneckRecipe", "bottleneck_recipe"]
+
+BottleneckOptimiser = Literal["adam", "muon"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class BottleneckRecipe:
 
     *passes*: how often the training images go, augmented, through the stages before the cut; *epochs* go over all that
     came out. *rate*: what 1,000 bits a sample cost beside the divergence in nats, *fidelity*: what losing the whole
-    map does. *easy*: share 0..1 that is kept of the samples that leave before the cut under the artifact's rule.
+    map does; a low one lets it learn the answers to its samples instead of their maps. *easy*: share 0..1 that is kept
+    of the samples that leave before the cut under the artifact's rule.
     """
 
     cut: int
@@ -33,7 +36,8 @@ class BottleneckRecipe:
     passes: int = 2
     epochs: int = 10
     batch_size: int = 64
-    learning_rate: float = 0.02
+    optimiser: BottleneckOptimiser = "adam"
+    learning_rate: float = 3e-3
     rate: float = 0.1
     fidelity: float = 0.2
     easy: float = 0.25
@@ -44,6 +48,10 @@ class BottleneckRecipe:
         for name in ("passes", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.optimiser not in get_args(BottleneckOptimiser):
+            raise InvalidInput(
+                f"optimiser is {self.optimiser!r}; it must be one of {', '.join(get_args(BottleneckOptimiser))}"
+            )
         if not 0 <= self.easy <= 1 or min(self.rate, self.fidelity) < 0:
             raise InvalidInput(
                 f"easy is {self.easy}, rate {self.rate}, fidelity {self.fidelity}: a share, and none negative"
@@ -65,6 +73,7 @@ BOTTLENECKS = {
         width=24,
         epochs=14,
         batch_size=32,
+        learning_rate=4e-3,
         rate=0.05,
         fidelity=0.05,
         easy=0.1,
@@ -75,6 +84,7 @@ BOTTLENECKS = {
         levels=5,
         stride=2,
         width=24,
+        learning_rate=5e-3,
         fidelity=0.05,
         easy=0.15,
     ),
@@ -89,28 +99,19 @@ BOTTLENECKS = {
         fidelity=0.05,
         easy=0.15,
     ),
-    ("modern-alexnet-cifar10", 1): BottleneckRecipe(
-        cut=1,
-        channels=32,
-        levels=4,
-        stride=2,
-        width=32,
-        passes=4,
-        epochs=12,
-        rate=0.02,
-        fidelity=0.05,
-        easy=0.1,
-    ),
     ("modern-alexnet-cifar10", 2): BottleneckRecipe(
         cut=2,
         channels=32,
         levels=4,
         hidden=64,
         width=64,
+        blocks=1,
         passes=4,
-        epochs=12,
-        rate=0.02,
-        fidelity=0.05,
+        epochs=4,
+        optimiser="muon",
+        learning_rate=0.02,
+        rate=0.005,
+        fidelity=1.0,
         easy=0.1,
     ),
 }

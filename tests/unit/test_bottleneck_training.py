@@ -67,9 +67,10 @@ def test_the_network_around_it_is_left_as_it_was(straight):
     assert not any(parameter.grad is not None for parameter in random_network().parameters())
 
 
-def test_it_learns_to_answer_as_the_uncut_network(tmp_path):
+@pytest.mark.parametrize(("optimiser", "learning_rate"), [("adam", 0.01), ("muon", 0.05)])
+def test_it_learns_to_answer_as_the_uncut_network(tmp_path, optimiser, learning_rate):
     epochs = []
-    recipe = dataclasses.replace(RECIPE, epochs=12, learning_rate=0.05, rate=0.0)
+    recipe = dataclasses.replace(RECIPE, epochs=12, optimiser=optimiser, learning_rate=learning_rate, rate=0.0)
     train(tmp_path, recipe, on_epoch=epochs.append)
     assert epochs[-1].divergence < 0.5 * epochs[0].divergence
 
@@ -143,7 +144,10 @@ def test_a_cut_with_nothing_before_or_behind_it_is_refused(tmp_path, cut):
         train(tmp_path, dataclasses.replace(RECIPE, cut=cut))
 
 
-@pytest.mark.parametrize("change", [{"passes": 0}, {"epochs": 0}, {"easy": 1.5}, {"rate": -1.0}, {"fidelity": -1.0}])
+@pytest.mark.parametrize(
+    "change",
+    [{"passes": 0}, {"epochs": 0}, {"easy": 1.5}, {"rate": -1.0}, {"fidelity": -1.0}, {"optimiser": "sgd"}],
+)
 def test_a_recipe_that_makes_no_sense_is_refused(change):
     with pytest.raises(InvalidInput, match=next(iter(change))):
         dataclasses.replace(RECIPE, **change)
