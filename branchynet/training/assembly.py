@@ -127,8 +127,8 @@ def assemble(
 ) -> Manifest:
     """Calibrate *trained* on *calibration*, measure it on *test* if there is one, and write the artifact to *out*.
 
-    The rule is the cheapest that loses at most the recipe's *max_drop* to the plain trunk, or to the network's own
-    best rule where none is as accurate as that trunk.
+    The rule is the cheapest that loses at most the recipe's *max_drop* to the plain trunk or to the network's own final
+    exit, whichever is better; or to the network's best rule where none is as accurate.
     """
     manifest = Manifest(
         name=name,
@@ -149,7 +149,8 @@ def assemble(
     table = measure_outcomes(network, manifest.cost, calibration)
     front = frontier(table, recipe.criterion)
     best = max(point.accuracy for point in front)
-    chosen = select(front, min(trunk_accuracy(baseline, calibration), best) - recipe.max_drop)
+    plain = max(trunk_accuracy(baseline, calibration), float(table.correct[-1].mean()))
+    chosen = select(front, min(plain, best) - recipe.max_drop)
     results = {"calibration": _result_json(chosen)}
     if test is not None:
         results["test"] = _test_results(manifest, network, baseline, chosen.rule, test)
@@ -158,7 +159,9 @@ def assemble(
 
 
 def _reference(table: OutcomeTable, rule: ExitRule) -> Reference | None:
-    return None if rule.remembers else Reference.of(table, rule)
+    """None where nothing can be said: of a rule with a memory, and of one under which nobody reaches some exit."""
+    last_reached = int(table.exit_of(rule).max())
+    return None if rule.remembers or last_reached < table.exits - 2 else Reference.of(table, rule)
 
 
 def _test_results(

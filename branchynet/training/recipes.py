@@ -53,7 +53,7 @@ class Recipe:
     *exit_weights*: weight of each exit's loss in the joint phase, the final exit last (BranchyNet, section III-A).
     *distillation*: weight of the divergence from the final exit's probabilities to each branch's.
     *criterion*: by which the artifact's exit rule judges confidence.
-    *max_drop*: accuracy 0..1 that the artifact's exit rule may lose against the plain trunk on held-out images.
+    *max_drop*: accuracy 0..1 that the artifact's exit rule may lose on held-out images, see `assemble`.
     *calibration_images*: how many training images are held out for thresholds, never trained on.
     *trunk_epochs* 0: all exits are trained together from fresh weights.
     *trunk_schedule*, *schedule*: the learning rate in the trunk phase, and in the joint and baseline phases.

@@ -6,16 +6,17 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from network_examples import LENET, TINY, quadrants, random_network, save_artifact
 from test_outcomes import random_table
 
 from branchynet import artifact
-from branchynet.decisions.calibration import frontier
+from branchynet.decisions.calibration import frontier, select
 from branchynet.decisions.drift import Reference
 from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.decisions.operating import operating_points
 from branchynet.errors import InvalidInput, UnknownModel
-from branchynet.models import cost
+from branchynet.models import Architecture, cost
 from branchynet.reference import points_of, reference_of
 from branchynet.training import datasets
 from branchynet.training.assembly import (
@@ -29,6 +30,7 @@ from branchynet.training.assembly import (
 from branchynet.training.codec_study import calibrated_ranges
 from branchynet.training.datasets import split_calibration
 from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
+from branchynet.training.joint import Trained
 
 CALIBRATION = dataclasses.replace(quadrants(10, seed=5), split="calibration")
 TEST = dataclasses.replace(quadrants(12, seed=6), split="test")
@@ -74,13 +76,24 @@ def test_the_rule_comes_from_the_calibration_images_alone(assembled, straight):
     manifest, folder = assembled
     table = measure_outcomes(straight[0].network, cost(TINY.architecture), CALIBRATION)
     plain = trunk_accuracy(artifact.load_baseline(folder, manifest), CALIBRATION)
-    final = float(table.correct[-1].mean())
-    _, chosen = choose_rule(table, Criterion.ENTROPY, final - min(plain, final) + TINY.max_drop)
+    front = frontier(table, Criterion.ENTROPY)
+    floor = min(max(plain, table.correct[-1].mean()), max(point.accuracy for point in front)) - TINY.max_drop
+    chosen = select(front, floor)
     assert manifest.rule == chosen.rule
     assert manifest.results["calibration"]["accuracy"] == pytest.approx(chosen.accuracy, abs=1e-6)
     assert manifest.results["calibration"]["macs"] == pytest.approx(chosen.cost, abs=0.1)
-    assert chosen.accuracy >= min(plain, final) - TINY.max_drop
-    assert points_of(manifest) == operating_points(frontier(table, Criterion.ENTROPY))
+    assert chosen.accuracy >= floor
+    assert points_of(manifest) == operating_points(front)
+
+
+def test_a_trunk_worse_than_every_exit_is_no_excuse_to_leave_at_the_first(straight, tmp_path):
+    network, baseline = straight[0].network, straight[0].baseline
+    ruined = {name: torch.zeros_like(tensor) for name, tensor in baseline.items()}
+    recipe = dataclasses.replace(TINY, max_drop=0.0)
+    manifest = assemble("tiny", tmp_path, recipe, Trained(network, ruined), CALIBRATION, None, "command")
+    table = measure_outcomes(network, cost(TINY.architecture), CALIBRATION)
+    assert trunk_accuracy(artifact.load_baseline(tmp_path, manifest), CALIBRATION) < table.correct[-1].mean()
+    assert manifest.results["calibration"]["accuracy"] >= table.correct[-1].mean() - 1e-6
 
 
 def test_the_rule_judges_by_the_recipes_criterion(straight, tmp_path):
@@ -156,6 +169,15 @@ def test_a_rule_with_a_memory_leaves_no_reference_to_watch_by(tmp_path):
     manifest = copy_with_rule(str(tmp_path / "old"), tmp_path / "new", SCORED, ExitRule(Criterion.PATIENCE, (1.0,)))
     assert reference_of(manifest) is None
     assert points_of(manifest)
+
+
+def test_an_exit_that_nobody_reaches_leaves_no_reference_to_watch_by(tmp_path):
+    alexnet, table = Architecture("b-alexnet"), random_table(3, 40, seed=5)
+    save_artifact(tmp_path / "old", random_network(alexnet), alexnet)
+    everybody_at_once = ExitRule(Criterion.MARGIN, (Criterion.MARGIN.always, 0.3))
+    manifest = copy_with_rule(str(tmp_path / "old"), tmp_path / "new", table, everybody_at_once)
+    assert reference_of(manifest) is None
+    assert manifest.results["calibration"]["exit_shares"] == [1.0, 0.0, 0.0]
 
 
 def test_copying_what_is_not_there_is_refused(tmp_path):
