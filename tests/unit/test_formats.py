@@ -169,7 +169,7 @@ class TestIdx:
 
     @given(ARRAYS, st.binary(min_size=1, max_size=9))
     def test_refuses_trailing_bytes(self, array, extra):
-        with pytest.raises(DamagedData, match=f"long has trailing bytes: .* there are {array.size + len(extra)}"):
+        with pytest.raises(DamagedData, match=f"long has trailing bytes: .* there are {array.size + len(extra):,}"):
             formats.parse_idx(formats.write_idx(array) + extra, "long")
 
     @pytest.mark.parametrize(
