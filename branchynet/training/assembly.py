@@ -149,8 +149,8 @@ def assemble(
     table = measure_outcomes(network, manifest.cost, calibration)
     front = frontier(table, recipe.criterion)
     best = max(point.accuracy for point in front)
-    plain = max(trunk_accuracy(baseline, calibration), float(table.correct[-1].mean()))
-    chosen = select(front, min(plain, best) - recipe.max_drop)
+    wanted = max(trunk_accuracy(baseline, calibration), float(table.correct[-1].mean()))
+    chosen = select(front, min(wanted, best) - recipe.max_drop)
     results = {"calibration": _result_json(chosen)}
     if test is not None:
         results["test"] = _test_results(manifest, network, baseline, chosen.rule, test)
