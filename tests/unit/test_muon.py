@@ -54,6 +54,13 @@ def test_filters_keep_a_mean_norm_of_one_and_turn_by_the_learning_rate():
     assert 0.005 < turned.item() < 0.013
 
 
+def test_filters_without_a_normalisation_keep_their_length():
+    network = made()
+    before = network[0].weight.detach().clone()
+    step(network, Muon(network.parameters(), learning_rate=0.0, normalised=False), 0)
+    torch.testing.assert_close(network[0].weight.detach(), before, rtol=0, atol=0)
+
+
 def test_all_but_convolutions_are_trained_as_by_nesterov_momentum():
     ours, theirs = made(), made()
     muon = Muon(ours.parameters(), learning_rate=0.05, weight_decay=0.01)
