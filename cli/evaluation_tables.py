@@ -25,10 +25,11 @@ def interval(low_high: Sequence[float]) -> str:
 def print_evaluation(figures: Mapping[str, Any], source: str, left_out: Mapping[str, str]) -> None:
     """Print the figures of one artifact, how they were measured, and why a yard-stick is *left_out*."""
     trunk, early = figures["trunk"], figures["early_exit"]
+    trunk_name = "own final exit" if trunk["own_final_exit"] else "plain trunk"
     table = Table(title=f"{figures['artifact']} on {figures['images']:,} images of {figures['dataset']}")
     for column in ("network", "accuracy %", "95 % interval", "exits %", "ms", "gain", "M MACs", "gain"):
         table.add_column(column, justify="left" if column == "network" else "right")
-    table.add_row("plain trunk", *_row(trunk, trunk))
+    table.add_row(trunk_name, *_row(trunk, trunk))
     table.add_row("early exit, all counted", *_row(early, trunk))
     bare = {"ms": early["ms_without_heads"], "macs": early["macs_without_heads"]}
     table.add_row("… heads and rule not counted", *_row(bare, trunk))
@@ -39,7 +40,7 @@ def print_evaluation(figures: Mapping[str, Any], source: str, left_out: Mapping[
     against = early["against_trunk"]
     low, high = against["interval"]
     console.print(
-        f"early exit against plain trunk: {100 * against['difference']:+.2f} points (95 % {100 * low:+.2f} – "
+        f"early exit against {trunk_name}: {100 * against['difference']:+.2f} points (95 % {100 * low:+.2f} – "
         f"{100 * high:+.2f}, McNemar p = {against['p_value']:.2g}); gain in ms in single "
         f"passes {_times(early['gain_ms_spread'])}, without heads {_times(early['gain_ms_without_heads_spread'])}"
     )

@@ -87,7 +87,7 @@ def train(
     """Train trunk first, then all exits together (the paper's procedure), and write a calibrated artifact.
 
     A run that was stopped goes on from its checkpoint when the same command is given again. The log is one JSON
-    object a line. The plain trunk is trained on for as long as well, to compare with.
+    object a line. The plain trunk is trained on for as long as well, to compare with, unless the recipe says otherwise.
 
     With --bottleneck, a finished artifact gets a small encoder and decoder for one of its cuts, the codec `bottleneck`;
     the network itself stays as it is, bit for bit.

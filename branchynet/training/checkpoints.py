@@ -96,5 +96,7 @@ def _load(path: Path) -> tuple[dict[str, Any], Checkpoint]:
 
 def _described(recipe: Recipe, phase: str) -> dict[str, Any]:
     """What decides the phase's outcome; thresholds are chosen after all of them."""
-    left_out = ("max_drop", "criterion", *{"trunk": JOINT_ONLY, "baseline": BRANCHES_ONLY}.get(phase, ()))
+    left_out = ["max_drop", "criterion", *{"trunk": JOINT_ONLY, "baseline": BRANCHES_ONLY}.get(phase, ())]
+    if phase == "joint" and not recipe.frozen:
+        left_out.append("baseline")
     return {key: value for key, value in recipe.to_json().items() if key not in left_out}

@@ -83,7 +83,8 @@ def _draw_sweep(
                      label="early exit, every T")  # fmt: skip
     trunk, early = figures["trunk"], figures["early_exit"]
     mark = {"s": 70, "zorder": 4}
-    axes.scatter(scale * trunk[key], 100 * trunk["accuracy"], c="black", marker="s", label="plain trunk", **mark)
+    axes.scatter(scale * trunk[key], 100 * trunk["accuracy"], c="black", marker="s",
+                 label="own final exit" if trunk["own_final_exit"] else "plain trunk", **mark)  # fmt: skip
     # From the same times as the line: the images that were timed leave in slightly other shares than all of them.
     axes.scatter(float(np.array(early["exit_shares"]) @ exit_costs), 100 * early["accuracy"], c=_CHOSEN, marker="*",
                  label="calibrated T", **(mark | {"s": 170}))  # fmt: skip

@@ -3,8 +3,8 @@
 Three phases of one recipe. *trunk* trains the plain network. *joint* goes on from its weights with the weighted sum of
 all exits' losses. *baseline* goes on from the same weights with the final exit alone, for as many epochs on the same
 schedule: the plain network that the early-exit one is compared with has then had the same training. A recipe may
-instead put the branches on the finished baseline and train them alone (`frozen`): the trunk is then bit for bit the
-plain network.
+instead put the branches on the finished baseline and train them alone (`frozen`), the trunk being then bit for bit the
+plain network; or have no baseline but its own final exit.
 
 Every epoch draws its order, augmentation and dropout from a seed made of the recipe's seed, the phase and the epoch,
 and ends with a checkpoint; a run that was stopped goes on to the same weights as one that was not. Each phase has its
@@ -142,8 +142,9 @@ def train(
             return None
         start = with_trunk(fresh, trunk, folder)
     joint = None if recipe.frozen else trainer.run_phase("joint", start, run="joint" in phases)
-    baseline: State | None = start
-    if recipe.baseline == "trained-on" and network.exits > 1:
+    own_final_exit = recipe.baseline == "final-exit" or network.exits == 1
+    baseline = joint if own_final_exit else start
+    if recipe.baseline == "trained-on" and not own_final_exit:
         baseline = trainer.run_phase("baseline", start, run="baseline" in phases)
     if recipe.frozen and baseline is not None:
         joint = trainer.run_phase("joint", with_trunk(start, baseline, folder), run="joint" in phases)
@@ -151,8 +152,7 @@ def train(
         return None
     network.load_state_dict(joint)
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    plain = trunk_entries(baseline if network.exits > 1 else joint)
-    return Trained(network.eval(), {name: tensor.contiguous() for name, tensor in plain.items()})
+    return Trained(network.eval(), {name: tensor.contiguous() for name, tensor in trunk_entries(baseline).items()})
 
 
 @dataclass(frozen=True)

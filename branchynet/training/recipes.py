@@ -18,7 +18,7 @@ Augmentation = Literal["none", "affine", "crop-flip", "crop-flip-cutout"]
 Optimiser = Literal["adam", "adamw", "sgd", "muon"]
 Schedule = Literal["constant", "one-cycle", "warm-up", "decay"]
 Precision = Literal["fp32", "bf16"]
-Baseline = Literal["trained-on", "trunk"]
+Baseline = Literal["trained-on", "trunk", "final-exit"]
 _LEGAL = {
     "optimiser": Optimiser,
     "schedule": Schedule,
@@ -60,7 +60,8 @@ class Recipe:
     *trunk_side*: side in pixels to which images are shrunk in the trunk phase (0: not), which saves a good part of it.
     *averaging*: decay per step of the moving average of weights that the joint and baseline phases end with (0: none).
     *baseline*: the plain network to compare with is the trunk, trained on for *joint_epochs* more or, as in the
-    paper, left as its own phase made it.
+    paper, left as its own phase made it; or it is no network of its own, but what the joint phase made of the layers
+    to the final exit, which saves half of the work.
     *frozen*: the joint phase trains the branches alone, on the baseline, whose answers the final exit then gives; for
     *branch_epochs* if not 0, else for *joint_epochs* as well.
     """
@@ -95,10 +96,9 @@ class Recipe:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not self.trunk_epochs and self.baseline == "trunk":
-            raise InvalidInput("trunk_epochs is 0, so there is no trained trunk to be the baseline")
         if self.branch_epochs and not self.frozen:
             raise InvalidInput(f"branch_epochs is {self.branch_epochs}, which takes a frozen trunk")
+        self._check_baseline()
         if not 0 <= self.averaging < 1:
             raise InvalidInput(f"averaging is {self.averaging}; it must lie in 0 <= averaging < 1")
         if not 0 <= self.max_drop <= 1:
@@ -114,6 +114,14 @@ class Recipe:
                 raise InvalidInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(legal))}")
         if not all(0 <= weight < math.inf for weight in self.exit_weights):
             raise InvalidInput(f"exit_weights are {self.exit_weights}; each must be finite and not negative")
+
+    def _check_baseline(self) -> None:
+        if self.baseline == "trunk" and not self.trunk_epochs:
+            raise InvalidInput("trunk_epochs is 0, so there is no trained trunk to be the baseline")
+        if self.baseline == "final-exit" and self.frozen:
+            raise InvalidInput(
+                "on a frozen trunk the final exit is the plain network's; baseline cannot be 'final-exit'"
+            )
 
     def learning_rate_at(self, progress: float, phase: str = "joint") -> float:
         """The learning rate at *progress* 0..1 through *phase*.
@@ -261,6 +269,7 @@ RECIPES: dict[str, Recipe] = {
         joint_epochs=20,
         exit_weights=(1.0, 1.0, 1.0),
         augmentation="crop-flip-cutout",
+        baseline="final-exit",
     ),
     "resnet20-cifar10": dataclasses.replace(
         _MODERN_CIFAR,

@@ -17,6 +17,7 @@ from branchynet.training.comparison import compare, measure_timings
 from branchynet.training.datasets import Dataset, load_sample
 from branchynet.training.evaluation import Evaluated, measure_outcomes, score, trunk_accuracy
 from branchynet.training.timings import Timings
+from cli.evaluation_tables import print_evaluation
 
 RULE = ExitRule("entropy", (0.5,))
 TIMINGS = Timings(
@@ -54,7 +55,7 @@ def evaluated(tmp_path):
 def test_the_figures_have_the_documented_keys(evaluated):
     figures = compare(evaluated, [], TIMINGS)
     assert set(figures) == {"trunk", "early_exit", "yardsticks", "medians_ms"}
-    assert set(figures["trunk"]) == {"accuracy", "interval", "ms", "ms_spread", "engine", "macs"}
+    assert set(figures["trunk"]) == {"accuracy", "interval", "ms", "ms_spread", "engine", "macs", "own_final_exit"}
     assert set(figures["early_exit"]) == {
         "accuracy", "interval", "criterion", "thresholds", "exit_shares", "exit_accuracies", "exit_ms", "ms",
         "ms_spread", "ms_without_heads", "engine", "macs", "macs_without_heads", "gain_ms", "gain_ms_spread",
@@ -62,6 +63,19 @@ def test_the_figures_have_the_documented_keys(evaluated):
         "against_trunk",
     }  # fmt: skip
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+@pytest.mark.parametrize(
+    ("training", "own"),
+    [({"recipe": {"baseline": "final-exit"}}, True), ({"recipe": {"baseline": "trained-on"}}, False), ({}, False)],
+)
+def test_a_trunk_that_was_not_trained_alone_is_called_the_final_exit(evaluated, training, own, capsys):
+    taken = dataclasses.replace(evaluated, manifest=dataclasses.replace(evaluated.manifest, training=training))
+    figures = compare(taken, [], TIMINGS)
+    assert figures["trunk"]["own_final_exit"] is own
+    described = {"artifact": "a", "images": 4, "dataset": "noise", "engine": "eager", "timing_images": 1, "passes": 3}
+    print_evaluation({**figures, **described, "machine": {"cpu": "some", "cores": 1}}, "noise", {})
+    assert (("own final exit" in (printed := capsys.readouterr().out)), "plain trunk" in printed) == (own, not own)
 
 
 def test_the_figures_are_their_arithmetic(evaluated):

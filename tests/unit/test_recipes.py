@@ -88,6 +88,11 @@ def test_a_trunk_that_is_not_trained_cannot_be_the_baseline():
         dataclasses.replace(SMALL, trunk_epochs=0, baseline="trunk")
 
 
+def test_the_final_exit_of_a_frozen_trunk_is_no_baseline_of_its_own():
+    with pytest.raises(InvalidInput, match="baseline cannot be 'final-exit'"):
+        dataclasses.replace(SMALL, frozen=True, baseline="final-exit")
+
+
 @pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf")])
 def test_a_learning_rate_that_is_not_positive_is_refused(rate):
     with pytest.raises(InvalidInput, match="learning_rate"):
@@ -106,7 +111,7 @@ KNOWN = {
     "trunk_schedule": "constant",
     "augmentation": "affine",
     "precision": "bf16",
-    "baseline": "trained-on, trunk",
+    "baseline": "trained-on, trunk, final-exit",
 }
 
 

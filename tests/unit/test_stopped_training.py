@@ -156,6 +156,19 @@ def test_the_papers_baseline_is_its_trunk(straight, tmp_path):
     assert not (tmp_path / "baseline.pt").exists()
 
 
+def test_the_own_final_exit_as_baseline_takes_no_training_and_a_joint_phase_that_had_another(straight, tmp_path):
+    shutil.copytree(straight[1], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "baseline.pt").unlink()
+    (tmp_path / "log.jsonl").unlink()
+    trained = train(dataclasses.replace(TINY, baseline="final-exit"), TRAINING, HELD_OUT, tmp_path)
+    assert trained is not None
+    assert not (tmp_path / "log.jsonl").exists(), "nothing was left to train"
+    assert equal(trained.baseline, trunk_entries(trained.network.state_dict()))
+    assert equal(trained.network.state_dict(), straight[0].network.state_dict())
+    with pytest.raises(Stopped):
+        train(TINY, TRAINING, HELD_OUT, tmp_path, stop_at(1))  # where the plain network is wanted after all
+
+
 FROZEN = dataclasses.replace(TINY, frozen=True, branch_epochs=3, averaging=0.8)
 
 
