@@ -20,22 +20,34 @@ COLUMNS = ("network", "acc. %", "T", "exits %", "ms", "gain", "no heads", "MACs"
 
 
 def paper_table(measuring: Measuring) -> dict[str, Any]:
-    """Print Table I beside what the three networks do here, each against its plain trunk; the figures."""
-    from branchynet.errors import UnknownModel
-    from branchynet.models import zoo
+    """Print Table I beside what the three networks do here, each against its plain trunk; the figures.
+
+    A row of ours stays empty where artifact or data are missing, and says so; `Unavailable` without any data.
+    """
+    from branchynet.errors import Unavailable
     from branchynet.training.machine import describe_machine
     from branchynet.training.paper import TABLE_I
 
-    rows, missing = [], []
+    rows: list[dict[str, Any]] = []
+    without_data: list[Unavailable] = []
     for paper in TABLE_I:
-        row: dict[str, Any] = {"artifact": paper.artifact, "paper": _paper_figures(paper), "ours": None}
-        try:
-            zoo.find(paper.artifact)
-        except UnknownModel:
-            missing.append(paper.artifact)
+        row: dict[str, Any] = {
+            "artifact": paper.artifact,
+            "paper": _paper_figures(paper),
+            "ours": None,
+            "missing": None,
+        }
+        if not _is_here(paper.artifact):
+            row["missing"] = f"there is no such artifact; this makes it: branchynet train --recipe {paper.artifact}"
         else:
-            row["ours"] = _measure(paper, measuring)
+            try:
+                row["ours"] = _measure(paper, measuring)
+            except Unavailable as error:
+                without_data.append(error)
+                row["missing"] = str(error)
         rows.append(row)
+    if without_data and all(row["ours"] is None for row in rows):
+        raise without_data[0]
     figures = {
         "table": "paper",
         "engine": (measuring.engine or EngineChoice.EAGER).value,
@@ -45,9 +57,21 @@ def paper_table(measuring: Measuring) -> dict[str, Any]:
         "rows": rows,
     }
     _print(figures)
-    for name in missing:
-        console.print(f"{name} is not here; this makes it: branchynet train --recipe {name}")
+    for row in rows:
+        if row["missing"]:
+            console.print(f"{row['artifact']}: {row['missing']}")
     return figures
+
+
+def _is_here(name: str) -> bool:
+    from branchynet.errors import UnknownModel
+    from branchynet.models import zoo
+
+    try:
+        zoo.find(name)
+    except UnknownModel:
+        return False
+    return True
 
 
 def _measure(paper: PaperResult, measuring: Measuring) -> dict[str, Any]:

@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 
 from branchynet import artifact
 from branchynet.decisions.exits import ExitRule
-from branchynet.errors import BranchyNetError
+from branchynet.errors import BranchyNetError, Unavailable
 from branchynet.manifest import Manifest
 from branchynet.models import Architecture, build, zoo
 from branchynet.network import Normalisation
+from branchynet.training import sources
 from branchynet.training.datasets import Dataset, load_sample
 from branchynet.training.formats import write_idx
 from branchynet.training.paper import TABLE_I
+from branchynet.training.sources import Remote
 from cli.main import app
 
 QUICK = ("--timing-images", "3", "--passes", "2")
@@ -175,6 +177,29 @@ def test_table_one_is_printed_beside_what_there_is(tmp_path: Path, monkeypatch: 
         assert row["paper"]["early_exit"]["accuracy"] == known.accuracy
         assert f"branchynet train --recipe {known.artifact}" in words
     assert words.count("ours: missing") == 2
+
+
+def no_network(remote: Remote, folder: Path, *, progress: bool) -> Path:
+    raise Unavailable(f"no way to {remote.urls[0]}")
+
+
+def test_table_one_does_without_the_data_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "fetch", no_network)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_data(tmp_path / "data" / "mnist", "t10k", load_sample().take(range(100)))
+    file = tmp_path / "paper.json"
+    asked = ("evaluate", "--table", "paper", "--data", str(tmp_path / "data"), *QUICK, "--json", str(file))
+    words = " ".join(run(*asked).output.split())
+    rows = {row["artifact"]: row for row in json.loads(file.read_text())["rows"]}
+    assert rows["paper-lenet-mnist"]["ours"]["images"] == 100
+    assert rows["paper-lenet-mnist"]["missing"] is None
+    assert rows["paper-alexnet-cifar10"]["ours"] is None
+    assert "cifar10 test was not found" in rows["paper-alexnet-cifar10"]["missing"]
+    assert "paper-alexnet-cifar10: cifar10 test was not found: looked for" in words
+    shutil.rmtree(tmp_path / "data" / "mnist")
+    refused = CliRunner().invoke(app, asked).exception
+    assert isinstance(refused, Unavailable)
+    assert "mnist test was not found" in str(refused), "with no data at all there is nothing to print"
 
 
 def test_models_lists_what_is_shipped_and_what_runs_made(
