@@ -11,74 +11,31 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs import Codec, Payload
+from branchynet.codecs import Codec
 from branchynet.decisions.adaptation import Replanner
-from branchynet.decisions.cloud_times import CloudTimes
-from branchynet.decisions.deadlines import InTime, OffloadLimits
-from branchynet.decisions.exits import ExitRule, History
+from branchynet.decisions.deadlines import OffloadLimits
+from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.operating import point_for
 from branchynet.decisions.plans import Plan, plain_codec
 from branchynet.engine import Array, Progress, Runner
-from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
+from branchynet.errors import BranchyNetError, InvalidInput
 from branchynet.manifest import Manifest
-from branchynet.prediction import Place, Policy, Prediction
+from branchynet.prediction import Policy, Prediction
 from branchynet.probe import Prober
 from branchynet.reference import points_of
 from branchynet.validation import check_batch
 from branchynet.worker import Timed, Worker
+from edge_node.answers import edge_answers, fall_back, join
+from edge_node.offloading import Offloads
+from edge_node.uplink import Sendable, Uplink
 from edge_node.watching import Watcher
 
-__all__ = ["CloudAnswers", "EdgeNode", "OffloadFailed", "Sendable", "Uplink"]
-
-
-# A tensor as it is, or what a codec made of it.
-Sendable = NDArray[np.generic] | Payload
-
-
-@dataclass(frozen=True, slots=True)
-class CloudAnswers:
-    """The cloud's answers for R samples, in the order they were sent.
-
-    *exits*: int64 [R]; *logits*: float32 [R, C]; *cloud_ms*: waiting and computing there, *queue_ms* of it waiting;
-    *round_trip_ms*: from the call to the reply; *sent_bytes*: size of the message.
-    """
-
-    exits: NDArray[np.int64]
-    logits: NDArray[np.float32]
-    cloud_ms: float
-    round_trip_ms: float
-    sent_bytes: int
-    queue_ms: float = 0.0
-
-
-class OffloadFailed(BranchyNetError):
-    """A message of *sent_bytes* went towards the cloud and *cause* came back instead of an answer."""
-
-    def __init__(self, cause: BranchyNetError, sent_bytes: int) -> None:
-        super().__init__(str(cause))
-        self.grpc_status = cause.grpc_status
-        self.sent_bytes = sent_bytes
-
-
-class Uplink(Protocol):
-    """The way to the cloud."""
-
-    async def resume(
-        self, cut: int, sent: Sendable, rule: ExitRule | None, timeout_ms: float, history: History | None = None
-    ) -> CloudAnswers:
-        """Answers for *sent* [R, …] at *cut* within *timeout_ms*, or a `BranchyNetError` that says why not.
-
-        *sent*: the tensor as it is, uint8 or float32, or what a codec made of it. *history*: int32 [R, 2], what a rule
-        with a memory knows of the samples; None for other rules, and at cut 0. *rule*: None where no
-        exit that could be taken lies behind the cut. The error is an `OffloadFailed` if the message may have gone out.
-        """
-        ...
+__all__ = ["EdgeNode"]
 
 
 class EdgeNode:
@@ -107,15 +64,13 @@ class EdgeNode:
             raise InvalidInput(f"an edge half needs an exit, there is none before cut {network.last}")
         self.served = manifest.served((0, network.last), max_batch)
         self._network = network
-        self._uplink = uplink
-        self._limits = limits
+        self._offloads = Offloads(network, uplink, limits, clock_s)
         self._clock_s = clock_s
         self._watcher = watcher
         self._codec, self._codecs_at = manifest.codec, manifest.codecs_at
         self._image_codec = self._codec(image_codec, 0)
         self._replanner: Replanner | None = None
         self._rule, self._points = manifest.rule, points_of(manifest)
-        self._times, self._in_time = CloudTimes(), InTime()
         self._probes: set[asyncio.Task[None]] = set()
         self.adopt(Plan(network.last, manifest.rule))
         self._worker = Worker("edge-compute")
@@ -147,7 +102,8 @@ class EdgeNode:
         if self._watcher is not None and self._watcher.moves:
             raise InvalidInput("a watcher keeps this edge's exit share; the rule cannot follow a replanner as well")
         self.adopt(replanner.plan)
-        self._replanner, self._times = replanner, replanner.times
+        self._replanner = replanner
+        self._offloads.tell(replanner)
 
     async def classify(
         self,
@@ -184,22 +140,22 @@ class EdgeNode:
         if watcher is not None and cut > 0:
             self._watch(watcher, progress, rule)
         if not len(progress.remaining) or plan.local_only:
-            return _answers(done, rule)
+            return edge_answers(done, rule)
         asked_s = self._clock_s()
         try:
             coded = await self._encode(cut, codec, progress.features)
             done = Timed(progress, done.queue_ms + coded.queue_ms, done.compute_ms + coded.compute_ms)
             asked_s = self._clock_s()
             left_ms = remaining_ms - 1e3 * (asked_s - arrived_s)
-            cloud = await self._ask_cloud(cut, coded.value, progress, rule, left_ms)
+            cloud = await self._offloads.ask(cut, coded.value, progress, rule, left_ms)
         except BranchyNetError as error:
             waited_ms = 1e3 * (self._clock_s() - asked_s)
-            self._note_failure(error, waited_ms)
+            self._offloads.note_failure(error, waited_ms)
             unanswered = progress.remaining
             if cut == 0:  # no exit has looked at them yet
                 done = await self._run(batch, 0, self._network.last, rule)
-            return _fall_back(_answers(done, rule), unanswered, error, waited_ms)
-        return _join(_answers(done, rule), progress.remaining, cloud, rule)
+            return fall_back(edge_answers(done, rule), unanswered, error, waited_ms)
+        return join(edge_answers(done, rule), progress.remaining, cloud, rule)
 
     def compute_on(self, worker: Worker) -> None:
         """Compute on *worker* from now on, and close it with this node; for the time before requests come."""
@@ -263,31 +219,9 @@ class EdgeNode:
             return Timed(features, 0.0, 0.0)
         return await self._worker.run(codec.encode, features)
 
-    async def _ask_cloud(
-        self, cut: int, sent: Sendable, progress: Progress, rule: ExitRule, left_ms: float, *, probing: bool = False
-    ) -> CloudAnswers:
-        """The cloud's answers, unless they cannot be expected in the *left_ms* or so; a probe finds out."""
-        if self._uplink is None:
-            raise Unavailable("this edge was given no cloud")
-        timeout_ms = self._limits.allowance_ms(left_ms)
-        if timeout_ms <= 0:
-            raise DeadlineExceeded(f"{left_ms:.1f} ms are left, {self._limits.reserve_ms:g} are kept for the way home")
-        samples, now_s = len(progress.remaining), self._clock_s()
-        if not probing:
-            self._in_time.check(now_s, self._times.expected(now_s, _size(sent), cut, samples), timeout_ms)
-        # A rule that has nothing to decide any more would be a third of the message's head.
-        needed = rule if rule.remembers or not self._network.is_decided(cut) else None
-        answers = await self._uplink.resume(cut, sent, needed, timeout_ms, progress.history)
-        self._check_answers(answers, cut, samples)
-        network_ms = max(answers.round_trip_ms - answers.cloud_ms, 0.0)
-        told = self._replanner or self._times
-        told.answered(self._clock_s(), answers.sent_bytes, network_ms, answers.queue_ms)
-        self._times.worked(cut, samples, max(answers.cloud_ms - answers.queue_ms, 0.0))
-        return answers
-
     def _send_along(self, batch: Array, now_s: float) -> None:
         """Have a copy of the first of *batch* sent as a probe, if it is time for one; nobody waits for it."""
-        probe = None if self._replanner is None or self._uplink is None else self._replanner.probe(now_s)
+        probe = None if self._replanner is None or not self._offloads.possible else self._replanner.probe(now_s)
         if probe is not None:
             task = asyncio.create_task(self._send_probe(probe, batch[:1].copy()))
             self._probes.add(task)
@@ -301,86 +235,6 @@ class EdgeNode:
         try:
             sent = await self._encode(plan.cut, self._codec(plan.codec, plan.cut), done.value.features)
             asked_s = self._clock_s()
-            await self._ask_cloud(plan.cut, sent.value, done.value, plan.rule, math.inf, probing=True)
+            await self._offloads.ask(plan.cut, sent.value, done.value, plan.rule, math.inf, probing=True)
         except BranchyNetError as error:
-            self._note_failure(error, 1e3 * (self._clock_s() - asked_s))
-
-    def _note_failure(self, error: BranchyNetError, waited_ms: float) -> None:
-        late = error.grpc_status == DeadlineExceeded.grpc_status
-        if late and isinstance(error, OffloadFailed) and error.sent_bytes > 0:
-            told = self._replanner or self._times
-            told.unanswered(self._clock_s(), error.sent_bytes, waited_ms)
-
-    def _check_answers(self, answers: CloudAnswers, cut: int, samples: int) -> None:
-        """Raise `OffloadFailed` unless *answers* are what stages [*cut*, n) can give; a wrong cloud is not believed."""
-        legal = [number for number in self._network.exit_of_stage[cut:] if number is not None]
-        shape = (samples, self._network.classes)
-        wrong = ""
-        if answers.logits.shape != shape or answers.exits.shape != shape[:1]:
-            wrong = f"logits of shape {answers.logits.shape} and exits of {answers.exits.shape}, not {shape}"
-        elif not np.isfinite(answers.logits).all():
-            wrong = "logits that are not finite"
-        elif not np.isin(answers.exits, legal).all():
-            wrong = f"exits {sorted(set(answers.exits.tolist()))}; behind cut {cut} there are {legal}"
-        elif not 0 <= answers.queue_ms <= answers.cloud_ms < math.inf:  # later deadlines are judged by them
-            wrong = f"times of {answers.cloud_ms} ms, {answers.queue_ms} of them in its queue"
-        if wrong:
-            raise OffloadFailed(InvalidInput(f"the cloud answered with {wrong}"), answers.sent_bytes)
-
-
-def _size(sent: Sendable) -> int:
-    """Bytes of *sent* without the message's head, which is small beside what the estimate does not know."""
-    return len(sent.data) if isinstance(sent, Payload) else sent.nbytes
-
-
-def _answers(done: Timed[Progress], rule: ExitRule) -> list[Prediction]:
-    """What the edge alone says about each sample: the last exit that scored it."""
-    probabilities = rule.probabilities(done.value.exits, done.value.logits)
-    edge_ms = done.queue_ms + done.compute_ms
-    return [
-        Prediction(int(row.argmax()), row, int(number), Place.EDGE, edge_ms, edge_queue_ms=done.queue_ms)
-        for row, number in zip(probabilities, done.value.exits, strict=True)
-    ]
-
-
-def _join(answers: list[Prediction], sent: NDArray[np.int64], cloud: CloudAnswers, rule: ExitRule) -> list[Prediction]:
-    """*answers* with those at the positions *sent* replaced by the cloud's."""
-    joined = list(answers)
-    probabilities = rule.probabilities(cloud.exits, cloud.logits)
-    shares = _shares(cloud.sent_bytes, len(sent))
-    network_ms = max(0.0, cloud.round_trip_ms - cloud.cloud_ms)
-    for row, position in enumerate(sent):
-        joined[position] = replace(
-            answers[position],
-            label=int(probabilities[row].argmax()),
-            probabilities=probabilities[row],
-            exit=int(cloud.exits[row]),
-            place=Place.CLOUD,
-            network_ms=network_ms,
-            cloud_ms=cloud.cloud_ms,
-            uplink_bytes=shares[row],
-        )
-    return joined
-
-
-def _fall_back(
-    answers: list[Prediction], unanswered: NDArray[np.int64], error: BranchyNetError, waited_ms: float
-) -> list[Prediction]:
-    """*answers* with those at the positions *unanswered* marked: the edge had to do, after *waited_ms* in vain."""
-    marked = list(answers)
-    shares = _shares(error.sent_bytes if isinstance(error, OffloadFailed) else 0, len(unanswered))
-    for share, position in zip(shares, unanswered, strict=True):
-        marked[position] = replace(
-            answers[position],
-            place=Place.FALLBACK,
-            network_ms=waited_ms,
-            uplink_bytes=share,
-            fallback_reason=f"{error.grpc_status}: {error}",
-        )
-    return marked
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    """*total* bytes over *parts* samples as evenly as whole bytes go; they add up."""
-    share, rest = divmod(total, parts)
-    return [share + (part < rest) for part in range(parts)]
+            self._offloads.note_failure(error, 1e3 * (self._clock_s() - asked_s))

@@ -18,8 +18,8 @@ from branchynet.plan_file import PlanFile
 from branchynet.reference import reference_of
 from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
 from edge_node.adapting import ToldReplanner, plans_for
+from edge_node.grpc_uplink import GrpcUplink
 from edge_node.node import EdgeNode
-from edge_node.offload import GrpcUplink
 from edge_node.settings import EdgeSettings
 from edge_node.watching import Watcher
 

@@ -26,8 +26,8 @@ from branchynet.rpc import messages
 from branchynet.rpc.control import ask_profile
 from branchynet.training.codec_study import maps_at
 from branchynet.training.datasets import Dataset
-from edge_node.node import Sendable
-from edge_node.offload import resume_request
+from edge_node.grpc_uplink import resume_request
+from edge_node.uplink import Sendable
 from orchestrator.processes import Child
 from orchestrator.turns import Kind, send_in_turn
 from protos import split_inference_pb2 as pb

@@ -39,8 +39,8 @@ from cloud_node.node import CloudNode
 from cloud_node.open_inference import CloudModel
 from cloud_node.service import CloudService
 from cloud_node.settings import CloudSettings
+from edge_node.grpc_uplink import GrpcUplink
 from edge_node.node import EdgeNode
-from edge_node.offload import GrpcUplink
 from edge_node.open_inference import EdgeModel
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings

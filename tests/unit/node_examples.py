@@ -8,7 +8,7 @@ import torch
 from network_examples import LENET, mixing_rule, pictures, random_network
 
 from branchynet.decisions.deadlines import OffloadLimits
-from edge_node.node import CloudAnswers
+from edge_node.uplink import CloudAnswers
 
 IMAGES = pictures(LENET, 12)
 LIMITS = OffloadLimits(timeout_ms=1_000, reserve_ms=20)

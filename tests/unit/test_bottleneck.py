@@ -264,16 +264,17 @@ async def test_the_cloud_goes_on_from_what_its_decoder_made(halves, folder):
     np.testing.assert_array_equal(resumed.logits, expected.logits)
 
 
-async def test_a_cloud_with_another_bottleneck_refuses_and_the_edge_answers(halves, folder, tmp_path_factory):
-    edge, _ = halves
+async def test_a_cloud_with_another_bottleneck_refuses_and_the_edge_answers(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     codec = made(seed=1)
     artifact.save_bottleneck(other, save_artifact(other, random_network(), LENET, NEVER), 1, codec.halves, codec.tables)
     cloud = CloudNode(*artifact.load(other), 64)
-    edge._uplink = WorkingUplink(cloud)
+    edge = EdgeNode(*artifact.load(folder, 0, 1), WorkingUplink(cloud), LIMITS, 64)
+    edge.adopt(Plan(1, NEVER, codec="bottleneck"))
     try:
         answers = await edge.classify(pictures(LENET, 2), rule=NEVER)
     finally:
+        edge.close()
         cloud.close()
     assert {answer.place for answer in answers} == {Place.FALLBACK}
     assert all("other weights" in answer.fallback_reason for answer in answers)

@@ -22,7 +22,7 @@ from branchynet.decisions.deadlines import OffloadLimits
 from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import ArtifactMismatch, BranchyNetError, DeadlineExceeded, Unavailable
 from branchynet.prediction import Place, Policy
-from edge_node.node import OffloadFailed
+from edge_node.uplink import OffloadFailed
 
 FAILURES = [
     Unavailable("the cloud is away"),

@@ -9,7 +9,7 @@ from node_examples import IMAGES, LIMITS, SENT_BYTES, Clock, WorkingUplink, chec
 from branchynet.decisions.deadlines import OLD_S
 from branchynet.errors import DeadlineExceeded, InvalidInput, Unavailable
 from branchynet.prediction import Place, Policy
-from edge_node.node import OffloadFailed
+from edge_node.uplink import OffloadFailed
 
 HURRIED, PATIENT = 100.0, 900.0  # 20 of them are kept for the way home
 

@@ -24,7 +24,8 @@ from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import InvalidInput, TooLarge, Unavailable
 from branchynet.models import Architecture
 from branchynet.prediction import Place, Policy
-from edge_node.node import EdgeNode, _shares
+from edge_node.answers import shares
+from edge_node.node import EdgeNode
 
 
 @pytest.mark.parametrize("architecture", [*LIGHT, Architecture("b-resnet-110")], ids=title)
@@ -133,9 +134,9 @@ async def test_times_and_bytes_say_what_each_answer_cost(nodes):
 @given(total=st.integers(0, 10**9), waiting=st.integers(1, 12))
 @many
 def test_uplink_shares_always_add_up(total, waiting):
-    shares = _shares(total, waiting)
-    assert sum(shares) == total
-    assert max(shares) - min(shares) <= 1
+    parts = shares(total, waiting)
+    assert sum(parts) == total
+    assert max(parts) - min(parts) <= 1
 
 
 async def test_requests_in_flight_together_keep_their_own_answers(nodes):

@@ -20,7 +20,7 @@ from branchynet.models import Architecture
 from branchynet.prediction import Place, Policy
 from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes
-from edge_node.node import OffloadFailed
+from edge_node.uplink import OffloadFailed
 from edge_node.watching import Watcher
 
 ALEXNET = Architecture("b-alexnet")

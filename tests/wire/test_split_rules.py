@@ -21,7 +21,7 @@ from branchynet.prediction import Place, Policy
 from branchynet.rpc.channel import error_from_rpc, open_channel
 from branchynet.rpc.messages import rule_from_message
 from branchynet.training.scoring import fit_rule
-from edge_node.offload import resume_request
+from edge_node.grpc_uplink import resume_request
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 

@@ -14,7 +14,7 @@ from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
 from branchynet.telemetry import Event, logger
 from branchynet.validation import HASH_CHARACTERS
-from edge_node.node import CloudAnswers, OffloadFailed, Sendable
+from edge_node.uplink import CloudAnswers, OffloadFailed, Sendable
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 
@@ -34,7 +34,7 @@ class GrpcUplink:
     async def resume(
         self, cut: int, sent: Sendable, rule: ExitRule | None, timeout_ms: float, history: History | None = None
     ) -> CloudAnswers:
-        """See `edge_node.node.Uplink`. Fails at once while the cloud is known to be away."""
+        """See `edge_node.uplink.Uplink`. Fails at once while the cloud is known to be away."""
         request = resume_request(self._content_hash, cut, sent, rule, history)
         size, started_s = request.ByteSize(), time.perf_counter()
         try:
