@@ -4,8 +4,9 @@
             └──── one worker ────┘   in bits                      one worker
 
 What the simulator reckons for all requests at once cannot be, where the next plan depends on the answers before it. So
-this is a list of events; link, exits and times are the same objects there, and whoever chooses is the very one that a
-real edge follows. As there, an offload that is given up is still sent and still computed.
+this is a list of events; link, exits and times are the same objects there, and whoever chooses, and what says whether
+the cloud's answer can be expected in time, are the very ones of a real edge. As there, an offload that is given up is
+still sent and still computed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.decisions.deadlines import OffloadLimits
+from branchynet.decisions.cloud_times import CloudTimes
+from branchynet.decisions.deadlines import InTime, OffloadLimits
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.decisions.plans import Plan, Routes, route
 from branchynet.decisions.timing import CodecCost, Link, ServingProfile
+from branchynet.errors import DeadlineExceeded
 from simulations.capacity import Capacity
 from simulations.records import CLOUD, EDGE, FALLBACK, Records
 
@@ -32,6 +35,11 @@ __all__ = ["Chooser", "Fixed", "Ground", "Replayed", "replay"]
 
 class Chooser(Protocol):
     """Who says by which plan requests are served; `branchynet.decisions.adaptation.Replanner` is one."""
+
+    @property
+    def times(self) -> CloudTimes | None:
+        """What is known of the way to the cloud; without, the cloud is asked whatever can be expected of it."""
+        ...
 
     def decide(self, now_s: float) -> Plan:
         """The plan for requests from *now_s* on."""
@@ -52,9 +60,10 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same *plan* whatever happens."""
+    """The same *plan* whatever happens, on an edge that learns its *times* from its offloads, or does not (None)."""
 
     plan: Plan
+    times: CloudTimes | None = field(default_factory=CloudTimes)
 
     def decide(self, now_s: float) -> Plan:
         """See `Chooser`."""
@@ -66,9 +75,13 @@ class Fixed:
 
     def answered(self, now_s: float, sent_bytes: float, network_ms: float, queue_ms: float) -> None:
         """See `Chooser`."""
+        if self.times is not None:
+            self.times.answered(now_s, sent_bytes, network_ms, queue_ms)
 
     def unanswered(self, now_s: float, sent_bytes: float, waited_ms: float) -> None:
         """See `Chooser`."""
+        if self.times is not None:
+            self.times.unanswered(now_s, sent_bytes, waited_ms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +177,7 @@ class _Run:
         self._events: list[tuple[float, int, Callable[[_Request], None], _Request]] = []
         self._order = itertools.count()
         self._now_s = 0.0
+        self._in_time = InTime()
         self._edge_free_s = self._cloud_free_s = -math.inf
         self._booked_bits = 0.0
 
@@ -209,7 +223,7 @@ class _Run:
         ground, cost = self._ground, self._cost(request)
         request.asked_s, request.edge_ms = self._now_s, 1e3 * (self._now_s - request.arrived_s)
         allowed_ms = ground.limits.allowance_ms(ground.patience_ms - request.edge_ms)
-        if allowed_ms <= 0:
+        if allowed_ms <= 0 or not self._is_expected(request, allowed_ms):
             self._fall_back(request)
             return
         request.uplink_bytes = round(cost.message_bytes)
@@ -220,6 +234,17 @@ class _Run:
         left_s = max(float(self._capacity.time_of_s(np.asarray(self._booked_bits))) - self._start_s, ready_s)
         self.at(left_s + ground.link.rtt_ms / 2e3, self._in_cloud, request)
         self.at(self._now_s + allowed_ms / 1e3, self._give_up, request)
+
+    def _is_expected(self, request: _Request, allowed_ms: float) -> bool:
+        """Whether an answer within *allowed_ms* can be expected; a probe finds out."""
+        if self._chooser.times is None or request.is_probe:
+            return True
+        cut, size = self._cut(request), self._cost(request).message_bytes
+        try:
+            self._in_time.check(self._now_s, self._chooser.times.expected(self._now_s, size, cut, 1), allowed_ms)
+        except DeadlineExceeded:
+            return False
+        return True
 
     def _in_cloud(self, request: _Request) -> None:
         """The message is in the cloud, which computes one after the other."""
@@ -242,6 +267,8 @@ class _Run:
         request.over = True
         request.network_ms = 1e3 * (self._now_s - request.asked_s) - request.cloud_ms
         self._chooser.answered(self._now_s, request.uplink_bytes, request.network_ms, request.queue_ms)
+        if self._chooser.times is not None:
+            self._chooser.times.worked(self._cut(request), 1, request.cloud_ms - request.queue_ms)
         routes, _ = self._outcomes(request)
         self._end(request, CLOUD, routes.exits[request.row])
 

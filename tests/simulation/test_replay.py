@@ -42,7 +42,7 @@ def test_a_fixed_plan_fares_as_in_the_simulator(scene: Scene) -> None:
     limits = ordinary.limits
     ground = Ground(scene.measured.table, {}, profile, link, limits.offload, limits.deadline_ms)
     way = (scene.uplink, requests.sent_s[0], requests.rows[0])
-    found = replay(Fixed(plan), ground, *way, start_s=float(requests.offset_s[0])).records
+    found = replay(Fixed(plan, times=None), ground, *way, start_s=float(requests.offset_s[0])).records
     reply_ms = 8e-3 * profile.reply_bytes / ordinary.link.downlink_mbps
     finished_s = np.sort((found.sent_s + found.latency_ms / 1e3)[found.place == CLOUD])
     assume(not (np.diff(finished_s) < reply_ms / 1e3).any())
@@ -114,6 +114,26 @@ def test_an_outage_is_left_after_a_request_or_two_and_its_end_is_found() -> None
     assert 0 < found.probes < 15
     assert found.probe_bytes == 1_000 * found.probes
     assert (cloud.changes, cloud.probes) == (0, 0)
+
+
+@pytest.mark.parametrize("after_s", [0.01, 10.0])
+def test_where_no_answer_can_be_in_time_the_edge_answers_at_once(after_s: float) -> None:
+    scene = ground()
+    # Half a minute in which a message takes 400 ms.
+    link = PiecewiseRate(np.array([after_s, after_s + 30.0, 60.0]), np.array([5.0, 0.02, 5.0]))
+    way = (scene, link, *sent(50))
+    knowing, trusting = replay(Fixed(SENT), *way).records, replay(Fixed(SENT, times=None), *way).records
+    slow = (knowing.sent_s > after_s + 1) & (knowing.sent_s < after_s + 29)
+    assert (trusting.place[slow] == FALLBACK).all()
+    assert (trusting.uplink_bytes[slow] > 0).all()
+    assert (trusting.latency_ms[slow] > 300).all()
+    at_once = slow & (knowing.uplink_bytes == 0)
+    assert (knowing.place[slow] == FALLBACK).all()
+    assert at_once.sum() > 0.8 * slow.sum(), "one request a second at most finds out"
+    assert knowing.latency_ms[at_once].max() < 100
+    assert (knowing.network_ms[at_once] == 0).all()
+    mended = knowing.sent_s > after_s + 36
+    assert (knowing.place[mended] == CLOUD).all(), "and a link that mended is found"
 
 
 def test_what_is_told_to_who_chooses_is_what_happened() -> None:
