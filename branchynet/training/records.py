@@ -37,12 +37,13 @@ def record(folder: Path, figures: dict[str, Any], yardsticks: Mapping[str, str])
 def summary(folder: Path) -> dict[str, Any]:
     """An artifact in a few figures, from its manifest alone: the row of `branchynet models`.
 
-    What was never measured is None.
+    What was never measured is None, and so are the gains of a network without branches, which is its own trunk.
     """
     manifest = artifacts.read_manifest(folder)
     test = manifest.results.get("test") or {}
     early = test.get("evaluation", {}).get("early_exit", {})
     accuracy, images = test.get("accuracy"), test.get("images")
+    branched = bool(manifest.rule.thresholds)
     return {
         "name": manifest.name,
         "folder": str(folder),
@@ -54,8 +55,8 @@ def summary(folder: Path) -> dict[str, Any]:
         "interval": list(wilson_interval(accuracy, images)) if accuracy is not None and images else None,
         "trunk_accuracy": test.get("trunk_accuracy"),
         "exit_shares": test.get("exit_shares"),
-        "gain_macs": test["trunk_macs"] / test["macs"] if test.get("macs") else None,
-        "gain_ms": early.get("gain_ms"),
+        "gain_macs": test["trunk_macs"] / test["macs"] if branched and test.get("macs") else None,
+        "gain_ms": early.get("gain_ms") if branched else None,
         "engine": test.get("evaluation", {}).get("engine"),
         "criterion": manifest.rule.criterion.value,
         "thresholds": list(manifest.rule.thresholds),

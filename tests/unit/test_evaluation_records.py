@@ -7,6 +7,7 @@ from network_examples import random_network, save_artifact
 
 from branchynet import artifact
 from branchynet.decisions.outcomes import wilson_interval
+from branchynet.models import Architecture
 from branchynet.training.machine import describe_machine
 from branchynet.training.records import record, summary
 
@@ -68,6 +69,15 @@ def test_a_summary_is_read_from_the_manifest(folder):
 def test_a_summary_says_none_for_what_was_never_measured(folder):
     row = summary(folder)
     assert [row[key] for key in ("images", "interval", "trunk_accuracy", "gain_macs", "gain_ms")] == [None] * 5
+
+
+def test_a_network_without_branches_gains_nothing_over_itself(tmp_path):
+    plain = Architecture("lenet-small", "plain")
+    save_artifact(tmp_path, random_network(plain), plain)
+    record(tmp_path, FIGURES, {})
+    row = summary(tmp_path)
+    assert row["accuracy"] == 0.9
+    assert (row["gain_macs"], row["gain_ms"]) == (None, None)
 
 
 def test_yardsticks_that_no_program_knows_are_refused(folder):
