@@ -1,8 +1,9 @@
 """Milliseconds per image at batch 1 on one thread, of everything that is to be compared, taking turns.
 
-On each image every contender runs once before the next image comes, so that a slow moment of the machine falls on all
-of them and their ratios hold while single numbers move. Each image is timed in several passes, and its median counts:
-what else runs on a machine interrupts single calls for longer than a small network takes.
+Contenders take turns every few images, so that a slow moment of the machine falls on all of them and their ratios hold
+while single numbers move. In a turn one runs image after image, as a device does that serves one network: if each image
+were a turn, every network would find the caches as another left them. Each image is timed in several passes, and its
+median counts: what else runs on a machine interrupts single calls for longer than a small network takes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 INTERRUPTED = 3.0
+# Images in a turn: milliseconds of a small network, less than what makes a machine slow lasts.
+TURN = 10
 
 # Called with the position of an image.
 Contender = Callable[[int], object]
@@ -91,9 +94,9 @@ def time_in_turn(
 ) -> Timings:
     """Time `contenders[engine][name]`, each called with 0 … *images* - 1, *passes* times.
 
-    In each pass the engines follow one another, so that none finds its caches emptied by another. On each image the
-    contenders of an engine follow one another, and who goes first changes. Torch has one thread meanwhile. *on_image*
-    is told how many of *passes* · engines · *images* are done.
+    In each pass the engines follow one another, and on every `TURN` images the contenders of an engine; who goes first
+    changes. A turn begins with the image before, which is not timed. Torch has one thread meanwhile. *on_image* is told
+    how many of *passes* · engines · *images* are done.
     """
     spent_s = {engine: np.zeros((len(named), passes, images)) for engine, named in contenders.items()}
     done = 0
@@ -102,17 +105,26 @@ def time_in_turn(
             call(0)  # warms up
         for number, (engine, named) in itertools.product(range(passes), contenders.items()):
             calls = list(named.values())
-            for image in range(images):
+            for turn, first in enumerate(range(0, images, TURN)):
+                block = range(first, min(first + TURN, images))
                 for offset in range(len(calls)):
-                    turn = (image + number + offset) % len(calls)
-                    started_s = time.perf_counter()
-                    calls[turn](image)
-                    spent_s[engine][turn, number, image] = time.perf_counter() - started_s
-                done += 1
+                    who = (turn + number + offset) % len(calls)
+                    spent_s[engine][who, number, first : block.stop] = _timed_s(calls[who], block)
+                done += len(block)
                 on_image(done)
     return Timings(
         {engine: dict(zip(named, 1e3 * spent_s[engine], strict=True)) for engine, named in contenders.items()}
     )
+
+
+def _timed_s(call: Contender, images: range) -> list[float]:
+    """Seconds of *call* for each of *images*, one right after the other."""
+    call(max(images.start - 1, 0))
+    clock_s = [time.perf_counter()]
+    for image in images:
+        call(image)
+        clock_s.append(time.perf_counter())
+    return [end_s - start_s for start_s, end_s in itertools.pairwise(clock_s)]
 
 
 def run_plain(network: Runner, image: Array) -> Array:
