@@ -70,6 +70,12 @@ class Manifest:
     learned: Mapping[int, Codec] = field(default_factory=dict, compare=False, repr=False)
 
     @property
+    def recipe(self) -> Mapping[str, Any]:
+        """What it was trained by, as far as *training* tells: the fields of a `Recipe`, or nothing."""
+        told = self.training.get("recipe")
+        return told if isinstance(told, dict) else {}
+
+    @property
     def exported(self) -> bool:
         """Whether the stages are ONNX graphs, which only the engine onnx can run."""
         return isinstance(self.architecture, ExportedArchitecture)

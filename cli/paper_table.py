@@ -97,10 +97,9 @@ def _measure(paper: PaperResult, measuring: Measuring) -> dict[str, Any]:
 
 def _training(paper: PaperResult, manifest: Manifest) -> dict[str, Any]:
     """Epochs of trunk and joint phase, ours by the manifest and the release's by its scripts."""
-    recipe = manifest.training.get("recipe") or {}
     return {
         "command": manifest.training.get("command"),
-        "epochs": [recipe.get("trunk_epochs"), recipe.get("joint_epochs")],
+        "epochs": [manifest.recipe.get("trunk_epochs"), manifest.recipe.get("joint_epochs")],
         "epochs_of_the_release": list(paper.epochs),
     }
 

@@ -56,10 +56,10 @@ def images_of(manifest: Manifest, data: Path | None) -> tuple[Dataset, Dataset]:
 
     Raises `InvalidInput` if its recipe does not say which, `Unavailable` if the training images are not here.
     """
-    recipe = manifest.training.get("recipe")
-    held, seed = (recipe.get("calibration_images"), recipe.get("seed")) if isinstance(recipe, dict) else (None, None)
+    held, seed = manifest.recipe.get("calibration_images"), manifest.recipe.get("seed")
     if not isinstance(held, int) or not isinstance(seed, int):
-        raise InvalidInput(f"{manifest.name} does not say which images were held out: its recipe is {recipe!r}")
+        told = manifest.training.get("recipe")
+        raise InvalidInput(f"{manifest.name} does not say which images were held out: its recipe is {told!r}")
     whole = datasets.load(manifest.dataset, "train", data, progress=True)
     return datasets.split_calibration(whole, held, seed)
 

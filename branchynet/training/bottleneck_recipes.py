@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from branchynet.codecs.bottleneck import BottleneckShape
 from branchynet.errors import InvalidInput
@@ -123,6 +123,4 @@ def bottleneck_recipe(manifest: Manifest, cut: int) -> BottleneckRecipe:
     Images are augmented as they were for the network.
     """
     recipe = BOTTLENECKS.get((manifest.name, cut), BottleneckRecipe(cut=cut, channels=8, levels=4))
-    known = manifest.training.get("recipe")
-    augmentation: Any = known.get("augmentation", "none") if isinstance(known, dict) else "none"
-    return replace(recipe, augmentation=augmentation)
+    return replace(recipe, augmentation=manifest.recipe.get("augmentation", "none"))

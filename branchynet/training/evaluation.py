@@ -105,9 +105,8 @@ def trunk_accuracy(baseline: BranchyNet, dataset: Dataset) -> float:
 
 def trunk_figures(evaluated: Evaluated, timings: Timings) -> dict[str, Any]:
     """The plain trunk: accuracy with its interval, ms, MACs; whether it is only the network's own final exit."""
-    recipe = evaluated.manifest.training.get("recipe")
     return {
-        "own_final_exit": isinstance(recipe, dict) and recipe.get("baseline") == "final-exit",
+        "own_final_exit": evaluated.manifest.recipe.get("baseline") == "final-exit",
         **accuracy_figures(evaluated.trunk_right),
         "ms": timings.median("trunk"),
         "ms_spread": timings.spread("trunk"),

@@ -78,7 +78,7 @@ def cascade_yardstick(name: str | Path, evaluated: Evaluated, dataset: Dataset, 
     training held out; `Unavailable` if the training images are not here, for the threshold comes from those held out.
     """
     folder, manifest = _find_plain(name, evaluated.manifest)
-    ours, theirs = (m.training.get("recipe") or {} for m in (evaluated.manifest, manifest))
+    ours, theirs = (m.recipe for m in (evaluated.manifest, manifest))
     if any(ours.get(key) != theirs.get(key) for key in ("calibration_images", "seed")):
         raise InvalidInput(f"{manifest.name} and {evaluated.manifest.name} held out different images when trained")
     held_out = held_out_images(evaluated.manifest, data)

@@ -97,6 +97,13 @@ def test_a_cloud_half_says_which_file_is_missing(folder):
             artifact.load(folder, first)
 
 
+@pytest.mark.parametrize(
+    ("training", "recipe"), [({"recipe": {"seed": 3}}, {"seed": 3}), ({"recipe": "by hand"}, {}), ({}, {})]
+)
+def test_a_recipe_is_what_the_manifest_tells_of_it(folder, training, recipe):
+    assert dataclasses.replace(artifact.read_manifest(folder), training=training).recipe == recipe
+
+
 def test_a_missing_baseline_is_named(folder):
     (folder / "baseline.safetensors").unlink()
     with pytest.raises(UnknownModel, match=r"baseline\.safetensors"):
