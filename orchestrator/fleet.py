@@ -24,6 +24,8 @@ POLL_TIMEOUT_S = 2.0
 HUNG_POLLS = 5
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
+# And then to end its process.
+END_TIMEOUT_S = 5.0
 
 
 @dataclass
@@ -139,23 +141,43 @@ class Fleet:
                 continue
 
     async def _stop(self) -> None:
-        """Drain every host that can be asked to, then end its process."""
+        """Drain every host that can be asked to, then end its process and see it gone."""
         import ray
 
         await asyncio.gather(*(_stopped(host) for host in self.hosts))
+        processes = [process for host in self.hosts if (process := _process(host)) is not None]
         for host in self.hosts:
-            ray.kill(host.actor, no_restart=True)
+            ray.kill(host.actor, no_restart=True)  # returns before the process has ended
+        await asyncio.to_thread(_see_gone, processes)
+
+
+def _see_gone(processes: list[psutil.Process]) -> None:
+    """Wait until *processes*, which were asked to end, have ended; one that does not hear it is ended."""
+    _, deaf = psutil.wait_procs(processes, END_TIMEOUT_S)
+    for process in deaf:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(deaf, END_TIMEOUT_S)
 
 
 def _end(host: Host) -> None:
     """End the process of *host*, if it is still there; Ray would ask it to end, which a hung one does not hear."""
+    process = _process(host)
+    if process is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _process(host: Host) -> psutil.Process | None:
+    """That of *host* when it last answered, if it still runs."""
     if host.health is None:
-        return
+        return None
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(host.health.pid)
         # A host that Ray is starting anew is silent as well, and somebody else may have the number of the old one.
         if process.create_time() == host.health.created_s:
-            process.kill()
+            return process
+    return None
 
 
 async def _stopped(host: Host) -> None:

@@ -18,6 +18,7 @@ from running_programs import Program, program, until
 
 from branchynet.errors import InvalidInput, UnknownModel
 from branchynet.training.datasets import Dataset
+from orchestrator.fleet import Fleet
 from orchestrator.fleet_run import HostLoad, run_fleet
 from orchestrator.ray_session import ray_session
 from orchestrator.sites import plan_of, sites_of
@@ -94,6 +95,8 @@ async def test_hosts_that_die_or_hang_come_back_and_no_request_is_lost(
 
     with ray_session():
         run = await run_fleet(scenario, sample, 2, kill)
+        # Before Ray goes: what runs beside a fleet, or after it on an attached cluster, finds the ports free.
+        assert not [host for host in run.hosts if host.health and psutil.pid_exists(host.health.pid)]
     assert len(killed) == 2
     assert {host.name: host.restarts for host in run.hosts} == {"cloud host 0": 1, "edge host 0": 0, "edge host 1": 1}
     assert run.stopped_by is None
@@ -108,7 +111,20 @@ async def test_hosts_that_die_or_hang_come_back_and_no_request_is_lost(
     lived = records.place[records.edge == 0]
     assert lived[0] == lived[-1] == CLOUD
     assert (lived == FALLBACK).any()
-    assert not [host for host in run.hosts if host.health and psutil.pid_exists(host.health.pid)]
+
+
+async def test_a_host_that_hangs_as_the_fleet_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.fleet.STOP_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("orchestrator.fleet.END_TIMEOUT_S", 1.0)
+    scenario = Scenario(workload=Workload(requests=1))
+    capacity = scenario.link.capacity(scenario.seed)
+    clouds, _ = sites_of(scenario, 1, capacity, [requests_of(scenario, 0, 1, capacity.period_s)], 1)
+    with ray_session():
+        async with Fleet.running(clouds, []) as running:
+            [health] = [host.health for host in running.hosts]
+            assert health is not None
+            os.kill(health.pid, signal.SIGSTOP)
+        assert not psutil.pid_exists(health.pid)
 
 
 def press_ctrl_c(running: Program) -> None:
