@@ -23,8 +23,8 @@ POLL_TIMEOUT_S = 2.0
 # A host that has not answered this many times is taken for hung, and ended so that it can be started again.
 HUNG_POLLS = 5
 START_TIMEOUT_S = 120.0
+# A host may take so long to drain, and its process then so long to end.
 STOP_TIMEOUT_S = 15.0
-# And then to end its process.
 END_TIMEOUT_S = 5.0
 
 
