@@ -4,8 +4,8 @@
 
 Everything is at the artifact's own rule. *Pictures*: what the rule offloads goes as JPEG or WebP to the whole network
 in the cloud instead, at the best quality that takes no more bytes an offload (or at the worst there is). *In parts*:
-the channels that matter most are sent first, and the rest only if the cloud's exit is not confident; how confident it
-must be is chosen on the held-out training images.
+the channels that matter most (of a transform: the coefficients that vary most) are sent first, and the rest only if the
+cloud's exit is not confident; how confident it must be is chosen on the held-out training images.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rich.table import Table
 
 from branchynet import artifact as artifacts
 from branchynet.codecs import BottleneckCodec, named_codec
+from branchynet.codecs.bottleneck import TransformShape
 from branchynet.codecs.entropy import MARK_BYTES, LevelTables
 from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.decisions.paired import compare_paired
@@ -139,20 +140,25 @@ class InParts:
 
     def __init__(self, codec: BottleneckCodec, network: Runner, cut: int, held: Offloads) -> None:
         self.codec, self.network, self.cut = codec, network, cut
-        channels = codec.shape.channels
-        levels = self.levels_of(held.maps)
-        whole = self.final(levels)
-        losses = []
-        for channel in range(channels):
-            without = levels.copy()
-            without[:, channel] = self._usual()[channel]
-            losses.append(float(np.mean(np.abs(self.final(without) - whole))))
-        order = np.argsort(losses)[::-1]
+        channels = codec.shape.code_shape[0]
+        # A transform's groups are in the order of how much they vary.
+        order = np.arange(channels) if isinstance(codec.shape, TransformShape) else self._by_loss(held)
         self.first = np.zeros(channels, np.bool_)
         self.first[order[: (channels + 1) // 2]] = True
 
+    def _by_loss(self, held: Offloads) -> NDArray[np.int64]:
+        """The channels, first that which changes the answers most if it is not sent."""
+        levels = self.levels_of(held.maps)
+        whole = self.final(levels)
+        losses = []
+        for channel in range(levels.shape[1]):
+            without = levels.copy()
+            without[:, channel] = self._usual()[channel]
+            losses.append(float(np.mean(np.abs(self.final(without) - whole))))
+        return np.argsort(losses)[::-1]
+
     def levels_of(self, maps: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """uint8 [M, channels, height, width]."""
+        """uint8 [M, channels, …]."""
         return np.stack([self.codec.halves.levels(sample) for sample in maps]).reshape(-1, *self.codec.shape.code_shape)
 
     def final(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ from torch import Tensor
 from branchynet.codec_files import BottleneckFile
 from branchynet.codecs import BottleneckCodec
 from branchynet.codecs.entropy import LevelTables
-from branchynet.codecs.learned import Bottleneck
+from branchynet.codecs.learned import Bottleneck, fresh_bottleneck
 from branchynet.engine import Engine, Runner
 from branchynet.errors import DamagedData, InvalidInput, UnknownModel
 from branchynet.export import cached_graph, check_engine, export_stage, trunk_runner
@@ -221,7 +221,7 @@ def _bottleneck(folder: Path, manifest: Manifest, cut: int, kept: BottleneckFile
     if frequencies is None:
         raise DamagedData(f"{folder / name} holds no {FREQUENCIES}")
     with torch.device("meta"):
-        bottleneck = Bottleneck(kept.shape)
+        bottleneck = fresh_bottleneck(kept.shape)
     _assign(bottleneck, _plain(tensors, torch.float32), name, strict=True)
     try:
         return BottleneckCodec(kept.shape, bottleneck.eval(), LevelTables(frequencies.numpy()), kept.digest)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from branchynet.codecs import BottleneckShape, FixedRanges
+from branchynet.codecs.bottleneck import ConvolutionShape, TransformShape
 from branchynet.codecs.ranges import channels_of
 from branchynet.errors import InvalidInput
 
@@ -38,18 +39,34 @@ class RangesEntry(TypedDict):
     high: list[float]
 
 
-class BottleneckEntry(TypedDict):
-    """A bottleneck's file, and the fields of its `BottleneckShape`."""
-
+class _AnyEntry(TypedDict):
     sha256: str
-    channels: int
     levels: int
-    kernel: int
-    stride: int
-    hidden: int
     width: int
     blocks: int
     positive: bool
+
+
+class ConvolutionEntry(_AnyEntry):
+    """A bottleneck's file, and the fields of its `ConvolutionShape`."""
+
+    form: Literal["convolution"]
+    channels: int
+    kernel: int
+    stride: int
+    hidden: int
+
+
+class TransformEntry(_AnyEntry):
+    """A bottleneck's file, and the fields of its `TransformShape`."""
+
+    form: Literal["transform"]
+    kept: int
+    side: int
+
+
+BottleneckEntry = ConvolutionEntry | TransformEntry
+_SHAPES: dict[str, type[BottleneckShape]] = {shape.form: shape for shape in (ConvolutionShape, TransformShape)}
 
 
 def ranges_to_json(kept: Mapping[int, FixedRanges]) -> dict[str, RangesEntry]:
@@ -79,15 +96,16 @@ def bottlenecks_from_json(raw: dict[str, BottleneckEntry], shapes: list[tuple[in
     made = {}
     for text, said in raw.items():
         cut = _inner_cut(text, "bottlenecks", shapes)
-        described: dict[str, Any] = {name: value for name, value in said.items() if name != "sha256"}
-        made[cut] = BottleneckFile(BottleneckShape(shapes[cut], **described), said["sha256"])  # type: ignore[arg-type]
+        described: dict[str, Any] = {name: value for name, value in said.items() if name not in ("sha256", "form")}
+        shape = _SHAPES[said["form"]]
+        made[cut] = BottleneckFile(shape(map_shape=shapes[cut], **described), said["sha256"])  # type: ignore[arg-type]
     return made
 
 
 def _entry(kept: BottleneckFile) -> BottleneckEntry:
     described = asdict(kept.shape)
     del described["map_shape"]  # that of the cut
-    return {"sha256": kept.digest, **described}  # type: ignore[typeddict-item]
+    return {"sha256": kept.digest, "form": kept.shape.form, **described}  # type: ignore[return-value]
 
 
 def _inner_cut(text: str, what: str, shapes: list[tuple[int, ...]]) -> int:

@@ -58,8 +58,8 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="With --bottleneck: replaces a value of its recipe, as channels, levels, kernel, stride, hidden, width, "
-        "blocks, passes, epochs, rate; may be given again.",
+        help="With --bottleneck: replaces a value of its recipe, as form, levels, kept, step, channels, width, blocks, "
+        "passes, epochs, rate; may be given again.",
     ),
 ]
 
@@ -94,6 +94,7 @@ def train(
     """
     import torch
 
+    from branchynet.errors import InvalidInput
     from branchynet.training.assembly import assemble, training_split
     from branchynet.training.recipes import RECIPES, named_recipe
 
@@ -105,6 +106,9 @@ def train(
     if bottleneck:
         train_bottleneck_of(artifact, cut, data, out, run, settings or [], json_file, go_on=go_on)
         return
+    for option, value in (("--cut", cut), ("--set", settings), ("--go-on", go_on or None)):
+        if value is not None:
+            raise InvalidInput(f"{option} is for --bottleneck, which is not given")
     overrides = {"seed": seed, "trunk_epochs": trunk_epochs, "joint_epochs": joint_epochs}
     given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     chosen = dataclasses.replace(named_recipe(recipe), **given)

@@ -1,19 +1,23 @@
 """A small trained encoder at the edge and its decoder in the cloud: the codec that knows what the deeper layers need.
 
-    map ──convolutions──► a few channels ──round──► levels ──entropy──► bytes ──► levels ──convolutions──► map
+    map ──encoder──► a few values ──round──► levels ──entropy──► bytes ──► levels ──decoder──► map
 
-Only the levels cross the cut, as integers, so edge and cloud need not compute alike; the decoder runs in one place.
+The encoder is a linear transform or convolutions, see `branchynet.codecs.learned`. Only the levels cross the cut, as
+integers, so edge and cloud need not compute alike; the decoder runs in one place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Protocol, cast
+from types import MappingProxyType
+from typing import ClassVar, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,47 +26,80 @@ from branchynet.codecs.entropy import MARK_BYTES, LevelTables
 from branchynet.codecs.payload import Array, Payload, check_payload
 from branchynet.errors import InvalidInput
 
-__all__ = ["BOTTLENECK", "BottleneckCodec", "BottleneckShape", "Halves"]
+__all__ = ["BOTTLENECK", "BottleneckCodec", "BottleneckShape", "ConvolutionShape", "Halves", "TransformShape"]
 
 BOTTLENECK = "bottleneck"
 _LENGTH = struct.Struct("<H")
 # A length of two bytes must be able to say what any levels take.
 _MOST_PLACES = 32_000
+# Coefficients that vary about as much, and share what is known of how often each level comes.
+_GROUP = 16
 
 
-@dataclass(frozen=True, slots=True)
-class BottleneckShape:
-    """What a bottleneck is made of, for maps [C, H, W] of *map_shape*.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BottleneckShape(ABC):
+    """What a bottleneck is made of, for maps [C, H, W] of *map_shape*, whichever form its encoder has.
 
-    The encoder is a convolution of *kernel* and *stride*, to *hidden* channels and from there to *channels* (0: to
-    *channels* at once), each value then one of *levels*. The decoder has *width* channels, in *blocks* residual
-    blocks. *positive*: the map has no negative values. Raises `InvalidInput` for what cannot be made.
+    Each value that crosses is one of *levels*. The decoder refines in *width* channels and *blocks* residual blocks.
+    *positive*: the map has no negative values. Raises `InvalidInput` for what cannot be made.
     """
 
     map_shape: tuple[int, int, int]
-    channels: int
     levels: int
-    kernel: int = 3
-    stride: int = 1
-    hidden: int = 0
     width: int = 32
     blocks: int = 0
     positive: bool = True
 
+    form: ClassVar[str]
+    _least: ClassVar[Mapping[str, int]]
+
     def __post_init__(self) -> None:
         if len(self.map_shape) != 3 or min(self.map_shape) < 1:
             raise InvalidInput(f"a bottleneck is for maps of channels, height and width, not {self.map_shape}")
-        least = {"channels": 1, "levels": 2, "kernel": 1, "stride": 1, "hidden": 0, "width": 1, "blocks": 0}
-        for name, lowest in least.items():
+        for name, lowest in {"levels": 2, "width": 1, "blocks": 0, **self._least}.items():
             if getattr(self, name) < lowest:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
-        if self.levels > 256 or self.kernel % 2 == 0 or self.stride > self.kernel:
-            raise InvalidInput(
-                f"levels {self.levels}, kernel {self.kernel}, stride {self.stride}: there are at most 256 levels, "
-                "kernels are odd and no smaller than the stride"
-            )
+        if self.levels > 256:
+            raise InvalidInput(f"levels is {self.levels}; there are at most 256")
+        self._check_form()
         if self.places > _MOST_PLACES:
             raise InvalidInput(f"codes {self.code_shape} have {self.places} places; at most {_MOST_PLACES} are sent")
+
+    @abstractmethod
+    def _check_form(self) -> None:
+        """Raise `InvalidInput` for what this form cannot be."""
+
+    @property
+    @abstractmethod
+    def code_shape(self) -> tuple[int, ...]:
+        """Of the levels of one map; those with the same first index are alike."""
+
+    @property
+    def places(self) -> int:
+        """How many levels one map becomes."""
+        return math.prod(self.code_shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvolutionShape(BottleneckShape):
+    """The encoder is a convolution of *kernel* and *stride*, to *hidden* channels and from there to *channels*.
+
+    With *hidden* 0 it goes to *channels* at once.
+    """
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    hidden: int = 0
+
+    form = "convolution"
+    _least = MappingProxyType({"channels": 1, "kernel": 1, "stride": 1, "hidden": 0})
+
+    def _check_form(self) -> None:
+        if self.kernel % 2 == 0 or self.stride > self.kernel:
+            raise InvalidInput(
+                f"kernel {self.kernel}, stride {self.stride}: kernels are odd and no smaller than the stride"
+            )
 
     @property
     def code_shape(self) -> tuple[int, int, int]:
@@ -70,11 +107,39 @@ class BottleneckShape:
         _, height, width = self.map_shape
         return self.channels, -(-height // self.stride), -(-width // self.stride)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformShape(BottleneckShape):
+    """The encoder is a linear transform of the whole map: of its rows and columns, then of its channels.
+
+    Of its coefficients the *kept* ones that vary most cross the cut, the most varying first, in groups of 16; of those
+    of *side* spatial frequencies each way, if that is not 0.
+    """
+
+    kept: int
+    side: int = 0
+
+    form = "transform"
+    _least = MappingProxyType({"levels": 3, "kept": _GROUP, "side": 0})
+
+    def _check_form(self) -> None:
+        if self.levels % 2 == 0:
+            raise InvalidInput(f"levels is {self.levels}; a transform has an odd number, nothing in the middle")
+        if self.kept % _GROUP:
+            raise InvalidInput(f"kept is {self.kept}; coefficients are kept in groups of {_GROUP}")
+        if self.kept > math.prod(self.coefficients):
+            raise InvalidInput(f"kept is {self.kept}; the transform has {math.prod(self.coefficients)} coefficients")
+
     @property
-    def places(self) -> int:
-        """How many levels one map becomes."""
-        channels, height, width = self.code_shape
-        return channels * height * width
+    def coefficients(self) -> tuple[int, int, int]:
+        """Of one map: vertical and horizontal frequencies, mixed channels."""
+        channels, height, width = self.map_shape
+        return min(self.side or height, height), min(self.side or width, width), channels
+
+    @property
+    def code_shape(self) -> tuple[int, int]:
+        """Of the levels of one map: groups, the coefficients of each."""
+        return self.kept // _GROUP, _GROUP
 
 
 class Halves(Protocol):

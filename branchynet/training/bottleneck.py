@@ -30,11 +30,11 @@ from torch.nn import functional as F
 
 from branchynet.codecs.bottleneck import BottleneckCodec, BottleneckShape
 from branchynet.codecs.entropy import LevelTables
-from branchynet.codecs.learned import Bottleneck
+from branchynet.codecs.learned import Bottleneck, TransformBottleneck, fresh_bottleneck
 from branchynet.decisions.exits import ExitRule, History
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.network import BranchyNet
-from branchynet.profile import count_macs
+from branchynet.profile import count_macs_of
 from branchynet.training import checkpoints
 from branchynet.training.augmentation import augmented
 from branchynet.training.bottleneck_recipes import BottleneckRecipe
@@ -48,6 +48,10 @@ BATCH = 250
 # Adam's shares of the learning rate, for weights and for the frequencies: these can follow the encoder only if they are
 # quicker. With Muon the learning rate is that of the convolutions, and Adam's weights are biases.
 _HASTE = {"adam": (1.0, 10.0), "muon": (0.25, 2.5)}
+# A transform that begins as the best linear one needs to move little.
+_TRANSFORM_HASTE = {"adam": (0.3, 10.0), "muon": (0.05, 1.0)}
+# How many maps a transform is begun at: more than it has directions, as few as memory allows.
+_BEGIN_SAMPLES = 16_000
 # Fewer offloads than this say little about how often a level comes at a place.
 FEWEST_TABLE_SAMPLES = 500
 CHECKPOINT = "bottleneck.pt"
@@ -95,9 +99,11 @@ def train_bottleneck(
     torch.manual_seed(recipe.seed)
     samples = _samples(recipe, network, rule, training, on_step)
     positive = bool(samples.maps.min() >= 0)
-    trained = _Trained(Bottleneck(recipe.shape_for(samples.maps.shape[1:], positive=positive)))
+    trained = _Trained(fresh_bottleneck(recipe.shape_for(samples.maps.shape[1:], positive=positive)))
     if start is not None:
         trained.take(start)
+    elif isinstance(trained.bottleneck, TransformBottleneck):
+        trained.begin_at(torch.from_numpy(samples.maps[:_BEGIN_SAMPLES]).float(), recipe.step)
     optimisers = _optimisers(trained, recipe)
     tail = network.part(recipe.cut, network.total_stages).eval()
     for parameter in tail.parameters():
@@ -118,11 +124,15 @@ def _optimisers(trained: _Trained, recipe: BottleneckRecipe) -> list[torch.optim
     """Adam for everything, or Muon for convolutions and Adam for the rest; each group has its *haste*."""
     weights, optimisers = list(trained.bottleneck.parameters()), list[torch.optim.Optimizer]()
     if recipe.optimiser == "muon":
-        muon = Muon([weight for weight in weights if weight.ndim == 4], recipe.learning_rate, normalised=False)
+        named = trained.bottleneck.named_parameters()
+        convolutions = [tensor for name, tensor in named if name.endswith(".weight") and tensor.ndim == 4]
+        muon = Muon(convolutions, recipe.learning_rate, normalised=False)
         muon.param_groups[0]["haste"] = 1.0
         optimisers.append(muon)
-        weights = [weight for weight in weights if weight.ndim != 4]
-    groups = zip((weights, [trained.frequencies]), _HASTE[recipe.optimiser], strict=True)
+        taken = set(map(id, convolutions))
+        weights = [weight for weight in weights if id(weight) not in taken]
+    haste = (_TRANSFORM_HASTE if recipe.form == "transform" else _HASTE)[recipe.optimiser]
+    groups = zip((weights, [trained.frequencies]), haste, strict=True)
     optimisers.append(torch.optim.Adam([{"params": part, "haste": haste} for part, haste in groups]))
     return optimisers
 
@@ -130,9 +140,9 @@ def _optimisers(trained: _Trained, recipe: BottleneckRecipe) -> list[torch.optim
 def macs_of(shape: BottleneckShape) -> tuple[int, int]:
     """MACs of encoder and decoder for one map."""
     with torch.device("meta"):
-        bottleneck = Bottleneck(shape)
+        bottleneck = fresh_bottleneck(shape)
         maps, codes = torch.zeros(1, *shape.map_shape), torch.zeros(1, *shape.code_shape)
-    return count_macs(bottleneck.encoder, maps), count_macs(bottleneck.decoder, codes)
+        return count_macs_of(lambda: bottleneck.codes(maps)), count_macs_of(lambda: bottleneck.decoded(codes))
 
 
 class _Trained(nn.Module):
@@ -150,6 +160,16 @@ class _Trained(nn.Module):
         self.bottleneck.load_state_dict(start.halves.state_dict())
         with torch.no_grad():
             self.frequencies.copy_(torch.from_numpy(start.tables.frequencies).float().log())
+
+    @torch.no_grad()
+    def begin_at(self, maps: Tensor, step: float) -> None:
+        """Begin as the best linear transform of *maps* [B, …], see there; with the frequencies that it gives them."""
+        assert isinstance(self.bottleneck, TransformBottleneck)
+        self.bottleneck.begin_at(maps, step)
+        parts = [maps[first : first + BATCH] for first in range(0, len(maps), BATCH)]
+        levels = torch.cat([self.bottleneck.codes(part).round() for part in parts])
+        tables = LevelTables.fitted(levels.to(torch.uint8).numpy(), self.bottleneck.shape.levels)
+        self.frequencies.copy_(torch.from_numpy(tables.frequencies).float().log())
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """What comes out of the cut for *maps* [B, …], and the bits that each sample takes there, float32 [B]."""

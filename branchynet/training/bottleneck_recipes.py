@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
-from branchynet.codecs.bottleneck import BottleneckShape
+from branchynet.codecs.bottleneck import BottleneckShape, ConvolutionShape, TransformShape
 from branchynet.errors import InvalidInput
 from branchynet.manifest import Manifest
 from branchynet.training.recipes import Augmentation
 
-__all__ = ["BOTTLENECKS", "BottleneckOptimiser", "BottleneckRecipe", "bottleneck_recipe"]
+__all__ = ["BOTTLENECKS", "BottleneckForm", "BottleneckOptimiser", "BottleneckRecipe", "bottleneck_recipe"]
 
+BottleneckForm = Literal["convolution", "transform"]
 BottleneckOptimiser = Literal["adam", "muon"]
 
 
 @dataclass(frozen=True, slots=True)
 class BottleneckRecipe:
-    """Everything that decides a bottleneck, besides the artifact and the data; see `BottleneckShape` for its form.
+    """Everything that decides a bottleneck, besides the artifact and the data.
 
+    Of *form* `convolution`, see `ConvolutionShape`, it has *channels*, *kernel*, *stride* and *hidden*; of `transform`,
+    see `TransformShape`, *kept* and *side*, and begins with levels *step* of the maps' standard deviation wide.
     *passes*: how often the training images go, augmented, through the stages before the cut; *epochs* go over all that
     came out. *rate*: what 1,000 bits a sample cost beside the divergence in nats, *fidelity*: what losing the whole
     map does; a low one lets it learn the answers to its samples instead of their maps. *easy*: share 0..1 that is kept
@@ -26,11 +29,15 @@ class BottleneckRecipe:
     """
 
     cut: int
-    channels: int
     levels: int
+    form: BottleneckForm = "convolution"
+    channels: int = 8
     kernel: int = 3
     stride: int = 1
     hidden: int = 0
+    kept: int = 1024
+    side: int = 0
+    step: float = 1.0
     width: int = 32
     blocks: int = 0
     passes: int = 2
@@ -48,10 +55,11 @@ class BottleneckRecipe:
         for name in ("passes", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.optimiser not in get_args(BottleneckOptimiser):
-            raise InvalidInput(
-                f"optimiser is {self.optimiser!r}; it must be one of {', '.join(get_args(BottleneckOptimiser))}"
-            )
+        for name, legal in (("form", BottleneckForm), ("optimiser", BottleneckOptimiser)):
+            if getattr(self, name) not in get_args(legal):
+                raise InvalidInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(legal))}")
+        if not self.step > 0:
+            raise InvalidInput(f"step is {self.step}; it must be positive")
         if not 0 <= self.easy <= 1 or min(self.rate, self.fidelity) < 0:
             raise InvalidInput(
                 f"easy is {self.easy}, rate {self.rate}, fidelity {self.fidelity}: a share, and none negative"
@@ -59,8 +67,10 @@ class BottleneckRecipe:
 
     def shape_for(self, map_shape: tuple[int, ...], *, positive: bool) -> BottleneckShape:
         """The bottleneck's shape for maps of *map_shape*; raises what `BottleneckShape` raises."""
-        form = (self.channels, self.levels, self.kernel, self.stride, self.hidden, self.width, self.blocks)
-        return BottleneckShape(map_shape, *form, positive)  # type: ignore[arg-type]
+        chosen: type[BottleneckShape] = TransformShape if self.form == TransformShape.form else ConvolutionShape
+        ours = {field.name for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(chosen) if field.name in ours}
+        return chosen(map_shape=map_shape, positive=positive, **values)  # type: ignore[arg-type]
 
 
 # What bottlenecks of the shipped artifacts are trained with, by name and cut.

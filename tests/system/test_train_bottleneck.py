@@ -80,6 +80,13 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize("option", [("--set", "epochs=1"), ("--cut", "1"), ("--go-on",)])
+def test_what_is_for_bottlenecks_is_refused_elsewhere(option: tuple[str, ...], data: Path) -> None:
+    result = CliRunner().invoke(app, ["train", "--data", str(data), *option])
+    assert isinstance(result.exception, BranchyNetError), result.output
+    assert f"{option[0]} is for --bottleneck" in str(result.exception)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_refused_with_their_value(mistake: str, data: Path, plain: Path, tmp_path: Path) -> None:
     arguments, words = MISTAKES[mistake]

@@ -10,9 +10,10 @@ from network_examples import LENET, pictures, random_network, save_artifact, see
 from node_examples import IMAGES, LIMITS, FailingUplink, WorkingUplink
 
 from branchynet import artifact
-from branchynet.codecs import BottleneckCodec, BottleneckShape, Payload, named_codec
+from branchynet.codecs import BottleneckCodec, Payload, named_codec
+from branchynet.codecs.bottleneck import ConvolutionShape, TransformShape
 from branchynet.codecs.entropy import LevelTables
-from branchynet.codecs.learned import Bottleneck
+from branchynet.codecs.learned import TransformBottleneck, fresh_bottleneck
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.plans import Plan
 from branchynet.errors import DamagedData, InvalidInput, TooLarge, Unavailable, UnknownModel
@@ -21,7 +22,8 @@ from cloud_node.node import CloudNode
 from edge_node.node import EdgeNode
 
 MAP = (5, 15, 15)
-SHAPE = BottleneckShape(MAP, channels=3, levels=4, kernel=5, stride=2, width=6)
+SHAPE = ConvolutionShape(map_shape=MAP, channels=3, levels=4, kernel=5, stride=2, width=6)
+TRANSFORM = TransformShape(map_shape=MAP, kept=48, levels=5, side=4, width=6)
 NEVER = ExitRule.never(2)
 
 
@@ -32,8 +34,11 @@ def maps(count=3):
 def made(shape=SHAPE, seed=0, digest="a"):
     """A codec with fresh weights."""
     torch.manual_seed(seed)
-    bottleneck = Bottleneck(shape).eval().requires_grad_(False)
-    levels = np.stack([bottleneck.levels(sample) for sample in np.resize(maps(), (3, *shape.map_shape))])
+    bottleneck = fresh_bottleneck(shape).eval().requires_grad_(False)
+    batch = np.resize(maps(), (3, *shape.map_shape))
+    if isinstance(bottleneck, TransformBottleneck):
+        bottleneck.begin_at(torch.from_numpy(batch), step=0.5)
+    levels = np.stack([bottleneck.levels(sample) for sample in batch])
     tables = LevelTables.fitted(levels.reshape(-1, *shape.code_shape), shape.levels)
     return BottleneckCodec(shape, bottleneck, tables, digest)
 
@@ -45,6 +50,8 @@ def made(shape=SHAPE, seed=0, digest="a"):
         dataclasses.replace(SHAPE, kernel=3, stride=3, hidden=4, blocks=1, positive=False),
         dataclasses.replace(SHAPE, map_shape=(2, 7, 10), kernel=1, stride=1, levels=9),
         dataclasses.replace(SHAPE, map_shape=(2, 1, 4), channels=1, levels=2),
+        TRANSFORM,
+        dataclasses.replace(TRANSFORM, map_shape=(8, 5, 7), kept=128, levels=15, side=0, blocks=1, positive=False),
     ],
 )
 def test_what_comes_back_is_what_the_decoder_makes_of_the_levels(shape):
@@ -73,7 +80,7 @@ def test_a_batch_is_decoded_as_its_samples_would_be_alone():
     assert len(codec.encode(batch).data) == sum(sizes) + 2 * 4
 
 
-@pytest.mark.parametrize("other", [made(digest="b"), made(dataclasses.replace(SHAPE, positive=False))])
+@pytest.mark.parametrize("other", [made(digest="b"), made(dataclasses.replace(SHAPE, positive=False)), made(TRANSFORM)])
 def test_halves_with_other_weights_or_of_another_form_do_not_talk(other):
     codec = made()
     assert codec.mark != other.mark
@@ -129,8 +136,9 @@ def test_what_a_bottleneck_does_not_carry_is_refused(batch, complaint):
         made().encode(batch)
 
 
-def test_values_that_overflow_inside_are_levels_too():
-    codec = made()
+@pytest.mark.parametrize("shape", [SHAPE, TRANSFORM])
+def test_values_that_overflow_inside_are_levels_too(shape):
+    codec = made(shape)
     huge = np.full((1, *MAP), 3e38, np.float32)
     assert codec.decode(codec.encode(huge), MAP, 1).shape == huge.shape
 
@@ -153,14 +161,88 @@ def test_a_form_that_cannot_be_made_is_refused(changes):
         dataclasses.replace(SHAPE, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"kept": 0}, "kept is 0"),
+        ({"kept": 50}, "kept is 50; coefficients are kept in groups of 16"),
+        ({"kept": 96}, "the transform has 80 coefficients"),
+        ({"levels": 4}, "an odd number"),
+        ({"side": -1}, "side is -1"),
+    ],
+)
+def test_a_transform_that_cannot_be_made_is_refused(changes, complaint):
+    with pytest.raises(InvalidInput, match=complaint):
+        dataclasses.replace(TRANSFORM, **changes)
+
+
+# --- the transform -----------------------------------------------------------------------------------------
+
+
+def correlated(count=400, shape=(6, 5, 4)):
+    """Maps whose values hang together: few coefficients hold most of their variance. float32 [count, *shape]."""
+    rng = seeded(8)
+    causes, mixing = rng.normal(size=(count, 7)), rng.normal(size=(7, int(np.prod(shape))))
+    made_up = causes @ mixing + 0.05 * rng.normal(size=(count, mixing.shape[1])) + 3
+    return torch.from_numpy(made_up.reshape(count, *shape).astype(np.float32))
+
+
+def transform_of(batch, kept, step, levels=255, **more):
+    bottleneck = TransformBottleneck(TransformShape(map_shape=batch.shape[1:], kept=kept, levels=levels, **more))
+    bottleneck.begin_at(batch, step)
+    return bottleneck.requires_grad_(False)
+
+
+def test_a_transform_that_keeps_all_gives_back_the_map_within_its_step():
+    batch = correlated(shape=(4, 4, 4))
+    step = 0.1
+    bottleneck = transform_of(batch, 64, step, positive=False)
+    codes = bottleneck.codes(batch)
+    back = bottleneck.decoded(codes.round())
+    # The transform is orthogonal: what rounding does to the coefficients is what it does to the map, as a whole.
+    bound = step * float(batch.std()) / 2 * 64**0.5
+    assert codes.min() > 0
+    assert codes.max() < 254
+    assert (back - batch).flatten(1).norm(dim=1).max() <= bound * 1.001
+
+
+def test_no_kept_coefficient_varies_less_than_one_that_is_not():
+    batch = correlated()
+    bottleneck = transform_of(batch, 16, 1.0)
+    variance = bottleneck.encoder(batch - batch.mean(0)).flatten(1).square().mean(0)
+    kept = variance[bottleneck.kept]
+    left_out = torch.ones_like(variance, dtype=torch.bool).index_fill(0, bottleneck.kept, False)
+    assert (kept.diff() <= 0).all()
+    assert kept[-1] >= variance[left_out].max()
+    values = batch.flatten(1).var(0).sort(descending=True).values
+    assert kept.sum() > 1.5 * values[:16].sum()
+    torch.testing.assert_close(variance.sum(), values.sum(), rtol=0.01, atol=0.0)
+
+
+def test_channels_are_uncorrelated_at_each_frequency():
+    batch = correlated()
+    coefficients = transform_of(batch, 16, 1.0).encoder(batch - batch.mean(0))
+    covariance = torch.einsum("bvhc,bvhd->vhcd", coefficients, coefficients) / len(batch)
+    beside = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
+    assert beside.abs().max() < 1e-3 * covariance.abs().max()
+
+
+def test_fewer_frequencies_are_those_of_the_whole_transform_that_vary_most():
+    batch = correlated()
+    whole, low = transform_of(batch, 16, 1.0), transform_of(batch, 16, 1.0, side=2)
+    torch.testing.assert_close(low.encoder.rows, whole.encoder.rows[:, :2])
+    assert low.encoder(batch).shape == (400, 2, 2, 6)
+    assert low.decoded(low.codes(batch).round()).shape == batch.shape
+
+
 # --- in an artifact ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(params=[SHAPE, TRANSFORM], ids=["convolution", "transform"])
+def folder(tmp_path, request):
     """An artifact of LeNet with a bottleneck at its cut."""
     manifest = save_artifact(tmp_path, random_network(), LENET, NEVER)
-    codec = made()
+    codec = made(request.param)
     artifact.save_bottleneck(tmp_path, manifest, 1, codec.halves, codec.tables)
     return tmp_path
 
@@ -169,13 +251,14 @@ def test_an_artifact_brings_its_bottleneck_and_is_the_same_network(folder):
     manifest, _ = artifact.load(folder)
     without = dataclasses.replace(manifest, bottlenecks={})
     assert manifest.content_hash == without.content_hash
-    assert manifest.bottlenecks[1].shape == SHAPE
+    shape = manifest.bottlenecks[1].shape
+    assert shape in (SHAPE, TRANSFORM)
     codec = manifest.codec("bottleneck", 1)
     batch = maps()
     levels = [codec.halves.levels(sample) for sample in batch]
-    kept = [made().halves.half().float().levels(sample) for sample in batch]
+    kept = [made(shape).halves.half().float().levels(sample) for sample in batch]
     np.testing.assert_array_equal(levels, kept)
-    np.testing.assert_array_equal(codec.tables.frequencies, made().tables.frequencies)
+    np.testing.assert_array_equal(codec.tables.frequencies, made(shape).tables.frequencies)
     # Written again, also by who has loaded it, the manifest says the same.
     artifact.write_manifest(folder, manifest)
     assert artifact.read_manifest(folder) == manifest
@@ -212,14 +295,22 @@ def test_weights_that_were_changed_are_noticed(folder):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("folder", "change"),
     [
-        {"channels": 4},
-        {"levels": 5},
-        {"kernel": 2},
-        {"stride": "2"},
-        {"sha256": None},
+        (SHAPE, {"channels": 4}),
+        (SHAPE, {"kernel": 2}),
+        (SHAPE, {"form": "transform"}),
+        (SHAPE, {"form": "wavelet"}),
+        (SHAPE, {"levels": 5}),
+        (SHAPE, {"stride": "2"}),
+        (SHAPE, {"sha256": None}),
+        (TRANSFORM, {"kept": 32}),
+        (TRANSFORM, {"kept": 50}),
+        (TRANSFORM, {"side": 5}),
+        (TRANSFORM, {"form": "convolution"}),
+        (TRANSFORM, {"levels": 7}),
     ],
+    indirect=["folder"],
 )
 def test_a_manifest_that_tells_of_another_bottleneck_is_damage(folder, change):
     raw = json.loads((folder / "manifest.json").read_text())

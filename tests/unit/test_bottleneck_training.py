@@ -20,6 +20,7 @@ from branchynet.training.bottleneck_recipes import BottleneckRecipe, bottleneck_
 RECIPE = BottleneckRecipe(
     cut=1, channels=3, levels=4, stride=2, width=6, passes=1, epochs=2, batch_size=16, easy=1.0, augmentation="affine"
 )
+TRANSFORM = dataclasses.replace(RECIPE, form="transform", kept=128, levels=7, side=8, step=0.5, learning_rate=0.02)
 TRAINING, HELD_OUT = labelled(pictures(LENET, 48)), labelled(pictures(LENET, 20, seed=1))
 NEVER = ExitRule.never(2)
 
@@ -39,11 +40,35 @@ def straight(tmp_path_factory):
     return train(folder, on_epoch=epochs.append), folder, epochs
 
 
+@pytest.fixture(scope="module", params=[RECIPE, TRANSFORM], ids=["convolution", "transform"])
+def either(request):
+    """A recipe of each form."""
+    return request.param
+
+
 def same(first, second):
     weights = [trained[0].state_dict() for trained in (first, second)]
     return np.array_equal(first[1].frequencies, second[1].frequencies) and all(
         torch.equal(weights[0][name], weights[1][name]) for name in weights[0]
     )
+
+
+def test_a_transform_goes_on_to_the_same_weights_too(tmp_path):
+    def stop(done):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", TRANSFORM, on_epoch=stop)
+    assert same(train(tmp_path / "stopped", TRANSFORM), train(tmp_path / "straight", TRANSFORM))
+
+
+def test_a_transform_begins_where_convolutions_have_yet_to_come(tmp_path):
+    first = {}
+    for recipe in (RECIPE, TRANSFORM):
+        epochs = []
+        train(tmp_path / recipe.form, recipe, on_epoch=epochs.append)
+        first[recipe.form] = epochs[0].divergence
+    assert first["transform"] < 0.5 * first["convolution"]
 
 
 @pytest.mark.parametrize("call", [0, 3, 4, 6])
@@ -68,18 +93,18 @@ def test_the_network_around_it_is_left_as_it_was(straight):
 
 
 @pytest.mark.parametrize(("optimiser", "learning_rate"), [("adam", 0.01), ("muon", 0.05)])
-def test_it_learns_to_answer_as_the_uncut_network(tmp_path, optimiser, learning_rate):
+def test_it_learns_to_answer_as_the_uncut_network(tmp_path, either, optimiser, learning_rate):
     epochs = []
-    recipe = dataclasses.replace(RECIPE, epochs=12, optimiser=optimiser, learning_rate=learning_rate, rate=0.0)
+    recipe = dataclasses.replace(either, epochs=12, optimiser=optimiser, learning_rate=learning_rate, rate=0.0)
     train(tmp_path, recipe, on_epoch=epochs.append)
     assert epochs[-1].divergence < 0.5 * epochs[0].divergence
 
 
-def test_a_price_on_bits_saves_some(tmp_path):
+def test_a_price_on_bits_saves_some(tmp_path, either):
     bits = []
     for rate in (0.0, 60.0):
         epochs = []
-        recipe = dataclasses.replace(RECIPE, epochs=6, rate=rate)
+        recipe = dataclasses.replace(either, epochs=6, rate=rate)
         train(tmp_path / str(rate), recipe, on_epoch=epochs.append)
         bits.append(epochs[-1].bits)
     assert bits[1] < 0.9 * bits[0]
@@ -146,7 +171,16 @@ def test_a_cut_with_nothing_before_or_behind_it_is_refused(tmp_path, cut):
 
 @pytest.mark.parametrize(
     "change",
-    [{"passes": 0}, {"epochs": 0}, {"easy": 1.5}, {"rate": -1.0}, {"fidelity": -1.0}, {"optimiser": "sgd"}],
+    [
+        {"passes": 0},
+        {"epochs": 0},
+        {"easy": 1.5},
+        {"rate": -1.0},
+        {"fidelity": -1.0},
+        {"optimiser": "sgd"},
+        {"form": "wavelet"},
+        {"step": 0.0},
+    ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(change):
     with pytest.raises(InvalidInput, match=next(iter(change))):
@@ -163,6 +197,10 @@ def test_an_unknown_artifact_gets_a_start_and_its_own_augmentation(loaded):
 def test_macs_are_counted_by_hand():
     shape = RECIPE.shape_for((5, 15, 15), positive=True)
     assert macs_of(shape) == (8 * 8 * 3 * 5 * 9, 8 * 8 * 3 * 6 * 9 + 15 * 15 * 6 * 5 * 9)
+    # Columns, rows, channels: 15 of each map's columns become 8, then its rows, then five channels are mixed.
+    linear = 5 * 15 * 15 * 8 + 5 * 8 * 15 * 8 + 8 * 8 * 5 * 5
+    refining = 15 * 15 * 9 * (5 * 6 + 6 * 5)
+    assert macs_of(TRANSFORM.shape_for((5, 15, 15), positive=True)) == (linear, linear + refining)
 
 
 def test_every_exit_behind_the_cut_counts(tmp_path):

@@ -12,7 +12,7 @@ from test_bottleneck import made as made_bottleneck
 from test_evaluation import labelled
 
 from branchynet import artifact
-from branchynet.codecs import BottleneckShape
+from branchynet.codecs.bottleneck import ConvolutionShape
 from branchynet.decisions.exits import ExitRule
 from branchynet.decisions.plans import Plan
 from branchynet.engine import Engine
@@ -173,7 +173,7 @@ async def test_the_standard_protocol_takes_features_flat_where_cuts_differ_in_ra
 
 
 async def test_a_network_without_code_of_ours_may_have_a_bottleneck(folder):
-    shape = BottleneckShape((8, 8, 8), channels=2, levels=4, width=4)
+    shape = ConvolutionShape(map_shape=(8, 8, 8), channels=2, levels=4, width=4)
     codec = made_bottleneck(shape)
     artifact.save_bottleneck(folder, artifact.read_manifest(folder), 1, codec.halves, codec.tables)
     manifest, whole = artifact.load_runner(folder)  # on ONNX Runtime
