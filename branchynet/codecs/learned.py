@@ -100,7 +100,7 @@ class TransformBottleneck(Bottleneck):
         self.shape: TransformShape = shape
         depth = shape.map_shape[0]
         self.mean = nn.Parameter(torch.zeros(shape.map_shape))
-        self.encoder, self.decoder = _Transform(shape), _Transform(shape)
+        self.encoder, self.decoder = _Analysis(shape), _Synthesis(shape)
         # Logarithms: how many levels a unit of each coefficient is, and how many units a level.
         self.to_levels, self.from_levels = (nn.Parameter(torch.zeros(shape.kept)) for _ in range(2))
         self.register_buffer("kept", torch.arange(shape.kept))
@@ -116,9 +116,8 @@ class TransformBottleneck(Bottleneck):
         """The transform of *maps* [B, C, H, W] with levels *step* of their standard deviations wide, unrefined."""
         self.mean.copy_(maps.mean(0))
         centred = maps - self.mean
-        rows, columns = (_principal(centred.transpose(-1, at).flatten(0, -2).double()) for at in (-2, -1))
-        self.encoder.begin_at(centred, rows.float(), columns.float())
-        self.decoder.load_state_dict(self.encoder.state_dict())
+        self.encoder.begin_at(centred)
+        self.decoder.begin_at(self.encoder)
         variance = self.encoder(centred).flatten(1).square().mean(0)
         self.kept.copy_(variance.argsort(descending=True)[: self.shape.kept])
         width = math.log(step * float(maps.std()))
@@ -142,13 +141,13 @@ class TransformBottleneck(Bottleneck):
         height, width, channels = self.shape.coefficients
         values = (levels.flatten(1) - self.shape.levels // 2) * self.from_levels.exp()
         coefficients = values.new_zeros(len(levels), height * width * channels).index_copy(1, self.kept, values)
-        maps = self.decoder.back(coefficients.view(-1, height, width, channels)) + self.mean
+        maps = self.decoder(coefficients.view(-1, height, width, channels)) + self.mean
         maps = maps + self.refining(maps)
         return F.relu(maps) if self.shape.positive else maps
 
 
-class _Transform(nn.Module):
-    """Of maps [B, C, H, W] to coefficients [B, vertical frequencies, horizontal frequencies, channels], and back."""
+class _Separable(nn.Module):
+    """The matrices of a transform by rows, by columns, and by channels at each pair of frequencies."""
 
     def __init__(self, shape: TransformShape) -> None:
         super().__init__()
@@ -158,23 +157,41 @@ class _Transform(nn.Module):
         self.columns = nn.Parameter(torch.zeros(width, horizontal))
         self.mixes = nn.Parameter(torch.zeros(vertical, horizontal, channels, channels))
 
-    def begin_at(self, centred: Tensor, rows: Tensor, columns: Tensor) -> None:
-        """The transform with those *rows* and *columns*, whose channels are uncorrelated for the *centred* maps."""
-        self.rows.copy_(rows[:, : self.rows.shape[1]])
-        self.columns.copy_(columns[:, : self.columns.shape[1]])
-        self.mixes.copy_(_principal(self._frequencies(centred).double()).float())
+
+class _Analysis(_Separable):
+    """Of maps [B, C, H, W] to coefficients [B, vertical frequencies, horizontal frequencies, channels]."""
+
+    def begin_at(self, centred: Tensor) -> None:
+        """The Karhunen-Loève transform of *centred* maps [B, C, H, W]."""
+        for directions, at in ((self.rows, -2), (self.columns, -1)):
+            found = _principal(centred.transpose(-1, at).flatten(0, -2).double())
+            directions.copy_(found[:, : directions.shape[1]])
+        self.mixes.copy_(_principal(self._frequencies(centred).double()))
 
     def _frequencies(self, maps: Tensor) -> Tensor:
-        """[vertical, horizontal, B, C]: all maps together meet the matrix of each frequency."""
-        return (self.rows.T @ (maps @ self.columns)).permute(2, 3, 0, 1)
+        """[vertical, horizontal, B, C]: all maps together meet the matrix of each frequency.
+
+        As torch likes it in memory: otherwise that takes one map eight times as long.
+        """
+        return (self.rows.T @ (maps @ self.columns)).permute(2, 3, 0, 1).contiguous()
 
     def forward(self, maps: Tensor) -> Tensor:
         """The coefficients of *maps*."""
         return (self._frequencies(maps) @ self.mixes).permute(2, 0, 1, 3)
 
-    def back(self, coefficients: Tensor) -> Tensor:
+
+class _Synthesis(_Separable):
+    """Of coefficients back to maps."""
+
+    def begin_at(self, analysis: _Analysis) -> None:
+        """The inverse of *analysis*, which is orthogonal."""
+        self.rows.copy_(analysis.rows)
+        self.columns.copy_(analysis.columns)
+        self.mixes.copy_(analysis.mixes.transpose(-1, -2))
+
+    def forward(self, coefficients: Tensor) -> Tensor:
         """The maps of *coefficients*."""
-        frequencies = coefficients.permute(1, 2, 0, 3) @ self.mixes.transpose(-1, -2)
+        frequencies = coefficients.permute(1, 2, 0, 3).contiguous() @ self.mixes
         return self.rows @ (frequencies.permute(2, 3, 0, 1) @ self.columns.T)
 
 
