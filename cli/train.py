@@ -94,7 +94,6 @@ def train(
     """
     import torch
 
-    from branchynet.errors import InvalidInput
     from branchynet.training.assembly import assemble, training_split
     from branchynet.training.recipes import RECIPES, named_recipe
 
@@ -106,9 +105,7 @@ def train(
     if bottleneck:
         train_bottleneck_of(artifact, cut, data, out, run, settings or [], json_file, go_on=go_on)
         return
-    for option, value in (("--cut", cut), ("--set", settings), ("--go-on", go_on or None)):
-        if value is not None:
-            raise InvalidInput(f"{option} is for --bottleneck, which is not given")
+    _refuse_given({"--cut": cut, "--set": settings, "--go-on": go_on or None})
     overrides = {"seed": seed, "trunk_epochs": trunk_epochs, "joint_epochs": joint_epochs}
     given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     chosen = dataclasses.replace(named_recipe(recipe), **given)
@@ -127,6 +124,15 @@ def train(
     _print_results(manifest)
     thresholds = list(manifest.rule.thresholds)
     write_json(json_file, {"artifact": manifest.name, "thresholds": thresholds, **manifest.results})
+
+
+def _refuse_given(options: dict[str, object]) -> None:
+    """`InvalidInput` if one of *options*, which only a bottleneck's training takes, has a value."""
+    from branchynet.errors import InvalidInput
+
+    for option, value in options.items():
+        if value is not None:
+            raise InvalidInput(f"{option} is for --bottleneck, which is not given")
 
 
 def _trained(
