@@ -73,6 +73,23 @@ class BottleneckRecipe:
         return chosen(map_shape=map_shape, positive=positive, **values)  # type: ignore[arg-type]
 
 
+_ALEXNET = BottleneckRecipe(
+    cut=2,
+    form="transform",
+    levels=15,
+    kept=2048,
+    step=1.4,
+    width=64,
+    blocks=1,
+    passes=6,
+    epochs=2,
+    optimiser="muon",
+    learning_rate=0.02,
+    rate=0.04,
+    fidelity=1.0,
+    easy=0.2,
+)
+
 # What bottlenecks of the shipped artifacts are trained with, by name and cut.
 BOTTLENECKS = {
     ("lenet-mnist", 1): BottleneckRecipe(
@@ -98,38 +115,8 @@ BOTTLENECKS = {
         fidelity=0.05,
         easy=0.15,
     ),
-    ("alexnet-cifar10", 2): BottleneckRecipe(
-        cut=2,
-        form="transform",
-        levels=15,
-        kept=2048,
-        step=1.84,
-        width=64,
-        blocks=2,
-        passes=3,
-        epochs=2,
-        optimiser="muon",
-        learning_rate=0.02,
-        rate=0.05,
-        fidelity=1.0,
-        easy=0.1,
-    ),
-    ("modern-alexnet-cifar10", 2): BottleneckRecipe(
-        cut=2,
-        form="transform",
-        levels=15,
-        kept=2048,
-        step=1.4,
-        width=64,
-        blocks=1,
-        passes=6,
-        epochs=2,
-        optimiser="muon",
-        learning_rate=0.02,
-        rate=0.04,
-        fidelity=1.0,
-        easy=0.2,
-    ),
+    ("alexnet-cifar10", 2): replace(_ALEXNET, step=1.84, blocks=2, passes=3, rate=0.05, easy=0.1),
+    ("modern-alexnet-cifar10", 2): _ALEXNET,
 }
 
 
