@@ -275,6 +275,7 @@ RECIPES: dict[str, Recipe] = {
         _MODERN_CIFAR,
         architecture=Architecture("resnet-20", "plain"),
         trunk_epochs=8,
+        trunk_side=24,
         joint_epochs=4,
         exit_weights=(1.0,),
     ),
