@@ -23,9 +23,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from branchynet.codec_files import BottleneckFile
@@ -36,10 +33,11 @@ from branchynet.engine import Engine, Runner
 from branchynet.errors import DamagedData, InvalidInput, UnknownModel
 from branchynet.export import cached_graph, check_engine, export_stage, trunk_runner
 from branchynet.exported import ExportedArchitecture
-from branchynet.manifest import BASELINE, Manifest, Weights, read_manifest, write_manifest
+from branchynet.manifest import BASELINE, Manifest, read_manifest, write_manifest
 from branchynet.models import build
 from branchynet.network import BranchyNet
 from branchynet.onnx_engine import OnnxRunner
+from branchynet.weight_files import Weights, pack, read_tensors, tensors_to_bytes, unpack
 
 __all__ = [
     "Manifest",
@@ -63,17 +61,19 @@ def save(
 ) -> Manifest:
     """Write *network* (whole) and its *baseline* weights under *folder*; the manifest with `files` filled in.
 
-    *weights*: how those of the stages are kept; fp16 takes half the disk and rounds them. The baseline is always kept
-    in half precision: it is only measured, and its recorded results come from the kept values. Raises `InvalidInput`
-    for a weight that is too large for fp16.
+    *weights*: how those of the stages are kept; fp16 takes half the disk and int8 a quarter, and they round them. The
+    baseline is kept in half precision at best: it is only measured, and its recorded results come from the kept
+    values. What it shares with the network, which is all of it where the branches were put on a frozen trunk, is not
+    kept twice. Raises `InvalidInput` for a weight that is too large for fp16.
     """
-    dtype = torch.float16 if weights == "fp16" else None
     manifest = replace(manifest, weights=weights)
     blobs = {
-        manifest.file(index): tensors_to_bytes(_plain(network.stage(index).state_dict(), dtype))
+        manifest.file(index): tensors_to_bytes(pack(network.stage(index).state_dict(), weights))
         for index in range(network.total_stages)
     }
-    blobs[manifest.file(BASELINE)] = tensors_to_bytes(_plain(baseline, torch.float16))
+    own = network.state_dict()
+    unlike = {name: tensor for name, tensor in baseline.items() if not torch.equal(tensor, own[name])}
+    blobs[manifest.file(BASELINE)] = tensors_to_bytes(pack(unlike, _baseline_weights(manifest)))
     return _write(folder, manifest, blobs)
 
 
@@ -143,7 +143,7 @@ def save_bottleneck(
 
     Its weights are kept in half precision, which rounds them.
     """
-    tensors = _plain(bottleneck.state_dict(), torch.float16)
+    tensors = pack(bottleneck.state_dict(), "fp16")
     blob = tensors_to_bytes({**tensors, FREQUENCIES: torch.from_numpy(tables.frequencies)})
     (folder / manifest.bottleneck_file(cut)).write_bytes(blob)
     kept = BottleneckFile(bottleneck.shape, hashlib.sha256(blob).hexdigest())
@@ -153,15 +153,16 @@ def save_bottleneck(
 
 
 def load_baseline(folder: Path, manifest: Manifest) -> BranchyNet:
-    """The plain trunk trained with the same recipe, as a whole network without branch heads: use its `trunk` only.
+    """The plain trunk trained with the same recipe, as a whole network whose branches mean nothing: use `trunk` only.
 
-    Raises `UnknownModel` if the artifact does not carry one, `DamagedData` if the file is not what was written,
-    `InvalidInput` for an exported network.
+    Raises `UnknownModel` if the artifact does not carry one or lacks a stage, `DamagedData` if a file is not what was
+    written, `InvalidInput` for an exported network.
     """
-    network = _empty(manifest)
-    tensors = {key: value.float() for key, value in _read_tensors(folder, BASELINE, manifest).items()}
-    _assign(network, tensors, manifest.file(BASELINE), strict=False)
-    return network.eval()
+    name = manifest.file(BASELINE)
+    packed = read_tensors(_read(folder, BASELINE, manifest), folder / name)
+    network = load(folder)[1]
+    _assign(network, unpack(packed, _baseline_weights(manifest), name), name, strict=False)
+    return network
 
 
 def load_trunk(folder: Path, manifest: Manifest, *, engine: Engine | None = None, threads: int = 1) -> Runner:
@@ -216,13 +217,13 @@ def _with_bottlenecks(folder: Path, manifest: Manifest, first: int, last: int) -
 
 def _bottleneck(folder: Path, manifest: Manifest, cut: int, kept: BottleneckFile) -> BottleneckCodec:
     name = manifest.bottleneck_file(cut)
-    tensors = _tensors(_checked(folder, name, kept.digest, manifest), folder / name)
+    tensors = read_tensors(_checked(folder, name, kept.digest, manifest), folder / name)
     frequencies = tensors.pop(FREQUENCIES, None)
     if frequencies is None:
         raise DamagedData(f"{folder / name} holds no {FREQUENCIES}")
     with torch.device("meta"):
         bottleneck = fresh_bottleneck(kept.shape)
-    _assign(bottleneck, _plain(tensors, torch.float32), name, strict=True)
+    _assign(bottleneck, unpack(tensors, "fp16", name), name, strict=True)
     try:
         return BottleneckCodec(kept.shape, bottleneck.eval(), LevelTables(frequencies.numpy()), kept.digest)
     except InvalidInput as error:
@@ -265,11 +266,13 @@ def _cached_graphs(folder: Path, manifest: Manifest) -> Callable[[int], bytes]:
 
 
 def _fill(module: torch.nn.Module, folder: Path, index: int, manifest: Manifest) -> None:
-    name, tensors = manifest.file(index), _read_tensors(folder, index, manifest)
-    kept = torch.float16 if manifest.weights == "fp16" else torch.float32
-    if wrong := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()} - {kept}:
-        raise DamagedData(f"{name} holds {', '.join(map(str, wrong))}, the manifest says {manifest.weights}")
-    _assign(module, _plain(tensors, torch.float32), name, strict=True)
+    name = manifest.file(index)
+    tensors = read_tensors(_read(folder, index, manifest), folder / name)
+    _assign(module, unpack(tensors, manifest.weights, name), name, strict=True)
+
+
+def _baseline_weights(manifest: Manifest) -> Weights:
+    return "fp16" if manifest.weights == "fp32" else manifest.weights
 
 
 def _assign(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str, *, strict: bool) -> None:
@@ -296,25 +299,3 @@ def _checked(folder: Path, name: str, expected: str | None, manifest: Manifest) 
     if digest != expected:
         raise DamagedData(f"{folder / name} has SHA-256 {digest}, the manifest says {expected}")
     return blob
-
-
-def _read_tensors(folder: Path, part: int | str, manifest: Manifest) -> dict[str, Tensor]:
-    return _tensors(_read(folder, part, manifest), folder / manifest.file(part))
-
-
-def _tensors(blob: bytes, path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(tensors_from_bytes(blob))
-    except SafetensorError as error:
-        raise DamagedData(f"{path} is not a safetensors file: {error}") from None
-
-
-def _plain(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Contiguous copies, floats as *dtype*: safetensors refuses shared or strided memory."""
-    plain = {}
-    for name, tensor in tensors.items():
-        converted = tensor.detach().to(dtype if dtype and tensor.is_floating_point() else tensor.dtype).contiguous()
-        if tensor.is_floating_point() and converted.isinf().any() and not tensor.isinf().any():
-            raise InvalidInput(f"{name} reaches {tensor.abs().max():g}, which {dtype} cannot hold")
-        plain[name] = converted
-    return plain

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NotRequired, final
+from typing import Any, NotRequired, final
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -31,14 +31,14 @@ from branchynet.models import Architecture, cost
 from branchynet.network import Normalisation
 from branchynet.prediction import ServedModel
 from branchynet.profile import NetworkCost
+from branchynet.weight_files import Weights
 
-__all__ = ["BASELINE", "Manifest", "Weights", "read_manifest", "write_manifest"]
+__all__ = ["BASELINE", "Manifest", "read_manifest", "write_manifest"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 BASELINE = "baseline"
 
-Weights = Literal["fp32", "fp16"]
 YARDSTICKS = ("static", "cascade")
 
 

@@ -31,7 +31,7 @@ def stage_rows(manifest: Manifest, profiled: Profiled) -> list[dict[str, Any]]:
                     "macs": cost.trunk_macs + cost.head_macs,
                     "parameters": cost.trunk_params + cost.head_params,
                     "ms": {
-                        batch: [round(value, 5) for value in (spread.low, spread.median, spread.high)]
+                        batch: [spread.low, spread.median, spread.high]
                         for batch, spread in zip(node.batches, spreads, strict=True)
                     },
                 }

@@ -15,7 +15,7 @@ from branchynet.decisions.operating import operating_points
 from branchynet.decisions.outcomes import OutcomeTable, RuleResult
 from branchynet.decisions.risk import RiskControlled
 from branchynet.errors import InvalidInput
-from branchynet.manifest import Manifest, Weights
+from branchynet.manifest import Manifest
 from branchynet.models import zoo
 from branchynet.network import BranchyNet
 from branchynet.reference import record_calibration
@@ -25,6 +25,7 @@ from branchynet.training.datasets import Dataset
 from branchynet.training.evaluation import measure_outcomes, trunk_accuracy
 from branchynet.training.joint import Trained
 from branchynet.training.recipes import Recipe
+from branchynet.weight_files import Weights
 
 __all__ = [
     "assemble",

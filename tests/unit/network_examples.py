@@ -43,9 +43,9 @@ def normalisation_for(architecture):
 
 
 @functools.cache
-def random_network(architecture=LENET):
+def random_network(architecture=LENET, seed=7):
     """Fresh weights. Batch normalisation gets the statistics of random images: with none, 54 blocks explode."""
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     network = build(architecture, normalisation_for(architecture))
     norms = [layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     if norms:
@@ -127,8 +127,8 @@ def mixing_rule(network, images, criterion=Criterion.ENTROPY):
     return ExitRule(criterion, tuple(thresholds))
 
 
-def save_artifact(folder, network, architecture=LENET, rule=None, *, exported=False, **options):
-    """*network* as an artifact in *folder*, its trunk doubling as the baseline."""
+def save_artifact(folder, network, architecture=LENET, rule=None, *, exported=False, baseline=None, **options):
+    """*network* as an artifact in *folder*; the baseline is the trunk of the network *baseline* or else its own."""
     manifest = Manifest(
         name="example",
         architecture=architecture,
@@ -142,11 +142,11 @@ def save_artifact(folder, network, architecture=LENET, rule=None, *, exported=Fa
         results={"test": {"accuracy": 0.5}},
     )
     if exported:
-        return artifact.save_exported(folder, manifest, network, network)
+        return artifact.save_exported(folder, manifest, network, baseline or network)
     final = f"stages.{network.total_stages - 1}.head."
-    weights = network.state_dict()
-    baseline = {name: weights[name] for name in weights if ".trunk." in name or name.startswith(final)}
-    return artifact.save(folder, manifest, network, baseline, **options)
+    weights = (baseline or network).state_dict()
+    trunk = {name: weights[name] for name in weights if ".trunk." in name or name.startswith(final)}
+    return artifact.save(folder, manifest, network, trunk, **options)
 
 
 def quadrants(per_class, classes=4, seed=0, split="train"):
