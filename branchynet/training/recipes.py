@@ -283,11 +283,11 @@ RECIPES: dict[str, Recipe] = {
     "resnet110-cifar10": dataclasses.replace(
         _MODERN_CIFAR,
         architecture=Architecture("b-resnet-110", "modern"),
-        joint_epochs=6,
+        joint_epochs=3,
         exit_weights=(1.0, 1.0, 1.0),
         distillation=0.0,
         frozen=True,
-        branch_epochs=10,
+        branch_epochs=4,
     ),
     "paper-lenet-mnist": _paper(Architecture("b-lenet", "code"), "mnist", 50, 512, 2),
     "paper-alexnet-cifar10": _paper(Architecture("b-alexnet", "code"), "cifar10", 50, 512, 3),
