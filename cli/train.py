@@ -39,7 +39,11 @@ PhaseOption = Annotated[
 ]
 TrunkFromOption = Annotated[
     Path | None,
-    typer.Option(help="Take the trunk from another run's folder, and have no trunk phase.", file_okay=False),
+    typer.Option(
+        help="Take the trunk from another run's folder (of a run that took its own so: the baseline), and have no "
+        "trunk phase.",
+        file_okay=False,
+    ),
 ]
 WeightsOption = Annotated[
     Literal["fp32", "fp16", "int8"],

@@ -15,7 +15,7 @@ from torch import Tensor
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.training.recipes import BRANCHES_ONLY, JOINT_ONLY, Recipe
 
-__all__ = ["LOG", "Checkpoint", "State", "append_log", "read", "read_any", "write"]
+__all__ = ["LOG", "Checkpoint", "State", "append_log", "exists", "read", "read_any", "write"]
 
 LOG = "log.jsonl"
 
@@ -42,11 +42,16 @@ class Checkpoint:
         return self.average or self.network
 
 
+def exists(folder: Path, phase: str) -> bool:
+    """Whether *folder* holds the phase's checkpoint."""
+    return _path(folder, phase).exists()
+
+
 def write(folder: Path, phase: str, recipe: Recipe, checkpoint: Checkpoint) -> None:
     """Replace the phase's file in one step."""
     temporary = folder / f".{phase}.tmp"
     torch.save({"recipe": json.dumps(_described(recipe, phase)), **vars(checkpoint)}, temporary)
-    temporary.replace(folder / f"{phase}.pt")
+    temporary.replace(_path(folder, phase))
 
 
 def read(folder: Path, phase: str, recipe: Recipe) -> Checkpoint | None:
@@ -54,7 +59,7 @@ def read(folder: Path, phase: str, recipe: Recipe) -> Checkpoint | None:
 
     Raises `InvalidInput` if it belongs to another recipe, `DamagedData` if it is no checkpoint.
     """
-    path = folder / f"{phase}.pt"
+    path = _path(folder, phase)
     if not path.exists():
         return None
     theirs, checkpoint = _load(path)
@@ -73,7 +78,7 @@ def read_any(folder: Path, phase: str) -> tuple[Checkpoint, int]:
 
     Raises `InvalidInput` if there is none, `DamagedData` if it is no checkpoint.
     """
-    path = folder / f"{phase}.pt"
+    path = _path(folder, phase)
     if not path.exists():
         raise InvalidInput(f"{folder} holds no {path.name}")
     recipe, checkpoint = _load(path)
@@ -84,6 +89,10 @@ def append_log(folder: Path, record: Mapping[str, Any]) -> None:
     """Add *record* to the log, one JSON object a line."""
     with (folder / LOG).open("a", encoding="utf-8") as log:
         log.write(json.dumps(record) + "\n")
+
+
+def _path(folder: Path, phase: str) -> Path:
+    return folder / f"{phase}.pt"
 
 
 def _load(path: Path) -> tuple[dict[str, Any], Checkpoint]:

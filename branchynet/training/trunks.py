@@ -49,8 +49,15 @@ def with_trunk(fresh: State, trunk: State, folder: Path) -> State:
 
 
 def finished_trunk(folder: Path) -> State:
-    """The trunk that a run made in *folder*; `InvalidInput` if it has none or has not finished it."""
-    checkpoint, epochs = checkpoints.read_any(folder, "trunk")
+    """The trunk that a run made in *folder*; `InvalidInput` if it has none or has not finished it.
+
+    A run that took its own trunk from elsewhere has none but its baseline, so that a network may be trained on in
+    several runs.
+    """
+    phase = (
+        "baseline" if checkpoints.exists(folder, "baseline") and not checkpoints.exists(folder, "trunk") else "trunk"
+    )
+    checkpoint, epochs = checkpoints.read_any(folder, phase)
     if checkpoint.epoch < epochs:
         raise InvalidInput(f"the trunk in {folder} has had {checkpoint.epoch} of {epochs} epochs")
     return checkpoint.result

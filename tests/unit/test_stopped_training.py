@@ -130,6 +130,16 @@ def test_the_trunk_of_another_run_serves_other_branches(straight, tmp_path):
     assert {r["phase"] for r in read_log(tmp_path)} == {"joint", "baseline"}
 
 
+def test_a_run_without_a_trunk_of_its_own_hands_on_its_baseline(straight, tmp_path):
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    train(TINY, TRAINING, HELD_OUT, once, trunk_from=straight[1], phases=("baseline",))
+    assert not (once / "trunk.pt").exists()
+    still = dataclasses.replace(TINY, optimiser="sgd", learning_rate=1e-9)
+    trained = train(still, TRAINING, HELD_OUT, twice, trunk_from=once)
+    for name, tensor in torch.load(once / "baseline.pt")["network"].items():
+        torch.testing.assert_close(trained.baseline[name], tensor, rtol=0, atol=1e-6)
+
+
 def test_a_trunk_that_is_missing_unfinished_or_different_is_refused(straight, tmp_path):
     with pytest.raises(InvalidInput, match=r"holds no trunk\.pt"):
         train(TINY, TRAINING, HELD_OUT, tmp_path, trunk_from=tmp_path)
