@@ -279,8 +279,8 @@ RECIPES: dict[str, Recipe] = {
         joint_epochs=4,
         exit_weights=(1.0,),
     ),
-    # Grown from the trunk of the recipe above (--trunk-from), and from its own baseline again: on two cores a network of
-    # 110 layers is trained in rounds. Its branches are put on the finished network.
+    # Grown from the trunk of the recipe above (--trunk-from), then trained on from its own baseline, round by round.
+    # The branches are put on the finished network.
     "resnet110-cifar10": dataclasses.replace(
         _MODERN_CIFAR,
         architecture=Architecture("b-resnet-110", "modern"),
