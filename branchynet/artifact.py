@@ -158,9 +158,8 @@ def load_baseline(folder: Path, manifest: Manifest) -> BranchyNet:
     Raises `UnknownModel` if the artifact does not carry one or lacks a stage, `DamagedData` if a file is not what was
     written, `InvalidInput` for an exported network.
     """
-    name = manifest.file(BASELINE)
+    name, network = manifest.file(BASELINE), load(folder)[1]
     packed = read_tensors(_read(folder, BASELINE, manifest), folder / name)
-    network = load(folder)[1]
     _assign(network, unpack(packed, _baseline_weights(manifest), name), name, strict=False)
     return network
 
