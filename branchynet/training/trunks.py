@@ -54,10 +54,8 @@ def finished_trunk(folder: Path) -> State:
     A run that took its own trunk from elsewhere has none but its baseline, so that a network may be trained on in
     several runs.
     """
-    phase = (
-        "baseline" if checkpoints.exists(folder, "baseline") and not checkpoints.exists(folder, "trunk") else "trunk"
-    )
-    checkpoint, epochs = checkpoints.read_any(folder, phase)
+    handed_on = checkpoints.exists(folder, "baseline") and not checkpoints.exists(folder, "trunk")
+    checkpoint, epochs = checkpoints.read_any(folder, "baseline" if handed_on else "trunk")
     if checkpoint.epoch < epochs:
         raise InvalidInput(f"the trunk in {folder} has had {checkpoint.epoch} of {epochs} epochs")
     return checkpoint.result
