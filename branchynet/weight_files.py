@@ -57,7 +57,7 @@ def unpack(packed: Mapping[str, Tensor], weights: Weights, where: str) -> dict[s
         if scale is not None:
             if weights != "int8" or tensor.dtype != torch.int8 or scale.shape != _scale_shape(tensor):
                 raise DamagedData(f"{where} holds {name} in steps that the manifest's {weights} does not explain")
-            tensors[name] = (tensor.float() * scale.float()).contiguous()
+            tensors[name] = tensor.float() * scale.float()
         elif not tensor.is_floating_point():
             tensors[name] = tensor
         elif tensor.dtype != kept or (weights == "int8" and tensor.dim() >= 2):
