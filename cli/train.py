@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from branchynet.training.datasets import Dataset
     from branchynet.training.joint import Phase, Step, Trained
     from branchynet.training.recipes import Recipe
+    from branchynet.training.team import Team
 
 __all__ = ["train"]
 
@@ -49,8 +52,13 @@ WeightsOption = Annotated[
     Literal["fp32", "fp16", "int8"],
     typer.Option(help="How weights lie on disk: fp16 halves the artifact, int8 (a scale a row) quarters it."),
 ]
-
-
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads of each worker; its share of the cores if not given.", min=1)
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option(help="Processes that share each batch; one a core is quicker than threads for a deep network.", min=1),
+]
 BottleneckOption = Annotated[
     bool, typer.Option("--bottleneck", help="Train the bottleneck of one cut of a finished artifact instead.")
 ]
@@ -80,7 +88,8 @@ def train(
     phase: PhaseOption = None,
     trunk_from: TrunkFromOption = None,
     weights: WeightsOption = "fp32",
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores if not given.", min=1)] = None,
+    threads: ThreadsOption = None,
+    workers: WorkersOption = 1,
     json_file: JsonOption = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
     bottleneck: BottleneckOption = False,
@@ -97,59 +106,100 @@ def train(
     With --bottleneck, a finished artifact gets a small encoder and decoder for one of its cuts, the codec `bottleneck`;
     the network itself stays as it is, bit for bit.
     """
-    import torch
-
-    from branchynet.training.assembly import assemble, training_split
+    from branchynet.training.assembly import assemble
     from branchynet.training.recipes import RECIPES, named_recipe
 
     if list_recipes:
         _print_recipes(RECIPES)
         return
-    if threads is not None:
-        torch.set_num_threads(threads)
+    workers_given = workers if workers > 1 else None
+    _use_threads(threads)
     if bottleneck:
+        _refuse_given({"--workers": workers_given}, "is not for --bottleneck")
         train_bottleneck_of(artifact, cut, data, out, run, settings or [], json_file, go_on=go_on)
         return
-    _refuse_given({"--cut": cut, "--set": settings, "--go-on": go_on or None})
+    _refuse_given({"--cut": cut, "--set": settings, "--go-on": go_on or None}, "is for --bottleneck, not given here")
     overrides = {"seed": seed, "trunk_epochs": trunk_epochs, "joint_epochs": joint_epochs}
     given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     chosen = dataclasses.replace(named_recipe(recipe), **given)
-    run = run or Path("runs") / recipe
-    out = out or run / "artifact"
-    training, calibration = training_split(chosen, data)
-    trained = _trained(chosen, training, calibration, run, phase, trunk_from)
-    if trained is None:
-        console.print(f"not finished: run the other phases with --run {run} too, then this command without --phase")
+    job = _Job(chosen, data, run or Path("runs") / recipe, phase, trunk_from)
+    if workers_given:
+        job.have_done_by(workers, threads)
+    training, calibration = job.images()
+    if (trained := job.trained(training, calibration)) is None:
+        console.print(f"not finished: run the other phases with --run {job.run} too, then this command without --phase")
         return
+    command = _command(recipe, {**given, "trunk-from": trunk_from, "weights": weights, "workers": workers_given})
+    out = out or job.run / "artifact"
     name = out.name if out.name != "artifact" else recipe
-    command = _command(recipe, {**given, "trunk-from": trunk_from, "weights": weights})
-    test = _test_images(chosen, data)
-    manifest = assemble(name, out, chosen, trained, calibration, test, command, weights)
+    manifest = assemble(name, out, chosen, trained, calibration, _test_images(chosen, data), command, weights)
     console.print(f"written to {out}")
-    _print_results(manifest)
-    thresholds = list(manifest.rule.thresholds)
-    write_json(json_file, {"artifact": manifest.name, "thresholds": thresholds, **manifest.results})
+    _print_results(manifest, json_file)
 
 
-def _refuse_given(options: dict[str, object]) -> None:
-    """`InvalidInput` if one of *options*, which only a bottleneck's training takes, has a value."""
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training, said so that another process can take part in it."""
+
+    recipe: Recipe
+    data: Path | None
+    run: Path
+    phase: Phase | None
+    trunk_from: Path | None
+
+    def images(self) -> tuple[Dataset, Dataset]:
+        """Those to train on and those held out."""
+        from branchynet.training.assembly import training_split
+
+        training, held_out = training_split(self.recipe, self.data)
+        console.print(f"{training.source}: {len(training):,} images to train on, {len(held_out):,} held out")
+        return training, held_out
+
+    def trained(self, training: Dataset, held_out: Dataset, team: Team | None = None) -> Trained | None:
+        """Train until the phase that was asked for is done; None while others are not."""
+        from branchynet.training import joint
+        from branchynet.training.team import ALONE
+
+        phases = (self.phase,) if self.phase else joint.PHASES
+        with progress_bar() as bar:
+            return joint.train(
+                self.recipe,
+                training,
+                held_out,
+                self.run,
+                _Display(bar),
+                phases=phases,
+                trunk_from=self.trunk_from,
+                team=team or ALONE,
+            )
+
+    def have_done_by(self, workers: int, threads: int | None) -> None:
+        """Have a team train; it leaves finished checkpoints, from which `trained` makes its result at once."""
+        from branchynet.training.team import run_team
+
+        run_team(workers, threads, _Job.work_with, self)
+
+    @staticmethod
+    def work_with(team: Team, job: _Job) -> None:
+        """A member's part of *job*; the leader alone is heard."""
+        console.quiet = not team.leads
+        job.trained(*job.images(), team)
+
+
+def _refuse_given(options: Mapping[str, object], why: str) -> None:
+    """`InvalidInput` if one of *options* has a value, though it has no meaning here."""
     from branchynet.errors import InvalidInput
 
     for option, value in options.items():
         if value is not None:
-            raise InvalidInput(f"{option} is for --bottleneck, which is not given")
-
-
-def _trained(
-    recipe: Recipe, training: Dataset, calibration: Dataset, run: Path, phase: Phase | None, trunk_from: Path | None
-) -> Trained | None:
-    from branchynet.training import joint
-
-    console.print(f"{training.source}: {len(training):,} images to train on, {len(calibration):,} held out")
-    phases = (phase,) if phase else joint.PHASES
-    with progress_bar() as bar:
-        display = _Display(bar)
-        return joint.train(recipe, training, calibration, run, display, phases=phases, trunk_from=trunk_from)
+            raise InvalidInput(f"{option} {why}")
 
 
 def _command(recipe: str, options: dict[str, Any]) -> str:
@@ -181,7 +231,9 @@ def _print_recipes(recipes: dict[str, Recipe]) -> None:
         console.print(f"{name:24} {network}, {recipe.dataset}, {epochs}, {recipe.optimiser}")
 
 
-def _print_results(manifest: Manifest) -> None:
+def _print_results(manifest: Manifest, json_file: Path | None) -> None:
+    given = {"artifact": manifest.name, "thresholds": list(manifest.rule.thresholds)}
+    write_json(json_file, {**given, **manifest.results})
     thresholds = ", ".join(f"{threshold:.4g}" for threshold in manifest.rule.thresholds)
     if thresholds:
         side = "below" if manifest.rule.criterion is Criterion.ENTROPY else "above"

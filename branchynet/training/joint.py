@@ -9,6 +9,9 @@ plain network; or have no baseline but its own final exit.
 Every epoch draws its order, augmentation and dropout from a seed made of the recipe's seed, the phase and the epoch,
 and ends with a checkpoint; a run that was stopped goes on to the same weights as one that was not. Each phase has its
 own file, so joint and baseline may run beside each other, or the joint phase again with other branches.
+
+A team of processes (`team.py`) takes the same steps as one process would, but for rounding and for batch
+normalisation, which sees each member's share of a batch alone.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from branchynet.training.datasets import Dataset
 from branchynet.training.losses import branch_loss, frozen_logits, joint_loss
 from branchynet.training.muon import Muon
 from branchynet.training.recipes import Recipe
+from branchynet.training.team import ALONE, Team
 from branchynet.training.trunks import finished_trunk, trunk_entries, with_trunk
 
 __all__ = ["PHASES", "Phase", "Step", "Trained", "check_data", "exit_accuracies", "train"]
@@ -94,16 +98,22 @@ def measure_normalisation(dataset: Dataset) -> Normalisation:
 
 
 @torch.inference_mode()
-def exit_accuracies(network: BranchyNet, dataset: Dataset, batch_size: int = 500) -> tuple[float, ...]:
-    """Accuracy 0..1 of every exit on *dataset*, each exit answering everything."""
+def exit_accuracies(
+    network: BranchyNet, dataset: Dataset, batch_size: int = 500, *, team: Team = ALONE
+) -> tuple[float, ...]:
+    """Accuracy 0..1 of every exit on *dataset*, each exit answering everything, in batches of *batch_size* images.
+
+    Each member of a *team* works through its share of them, and all get the same result.
+    """
     network.eval()
     right = [0] * network.exits
-    for start in range(0, len(dataset), batch_size):
-        images = torch.from_numpy(dataset.images[start : start + batch_size])
-        labels = torch.from_numpy(dataset.labels[start : start + batch_size])
+    mine = range(len(dataset))[team.share(len(dataset))]
+    for start in range(mine.start, mine.stop, batch_size):
+        batch = slice(start, min(start + batch_size, mine.stop))
+        images, labels = torch.from_numpy(dataset.images[batch]), torch.from_numpy(dataset.labels[batch])
         for index, scored in enumerate(network(network.normalisation(images))):
             right[index] += int((scored.argmax(1) == labels).sum())
-    return tuple(count / len(dataset) for count in right)
+    return tuple(count / len(dataset) for count in team.total(right))
 
 
 def train(
@@ -115,16 +125,20 @@ def train(
     *,
     phases: Sequence[Phase] = PHASES,
     trunk_from: Path | None = None,
+    team: Team = ALONE,
 ) -> Trained | None:
     """Train the recipe's network on *training*, going on from the checkpoints in *folder* if there are any.
 
     *held_out* is only scored at the end of each epoch, for the log `log.jsonl`. Only *phases* are run; the result is
     None while others are unfinished. *trunk_from*: take the trunk that another run made in that folder, of the same
-    layers but perhaps with other branches, and have no trunk phase. Raises `InvalidInput` for data that cannot train
+    layers but perhaps with other branches, and have no trunk phase. *team*: the processes that do the same beside this
+    one; its leader alone writes files and calls *on_step*. Raises `InvalidInput` for data that cannot train
     the network, a checkpoint of another recipe or a trunk that does not fit or is not there, `DamagedData` if the
     loss is not finite.
     """
     check_data(training, recipe)
+    if recipe.batch_size < team.size:
+        raise InvalidInput(f"a batch of {recipe.batch_size} cannot be shared by {team.size} workers")
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network = build(recipe.architecture, measure_normalisation(training))
@@ -133,7 +147,7 @@ def train(
     # Convolutions on a CPU train faster on this layout, in bfloat16 by far.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fresh = _copied(network.state_dict())
-    trainer = _Trainer(recipe, network, training, held_out, folder, on_step)
+    trainer = _Trainer(recipe, network, training, held_out, folder, on_step, team)
     start = fresh
     if trunk_from is not None:
         start = with_trunk(fresh, finished_trunk(trunk_from), trunk_from)
@@ -165,6 +179,7 @@ class _Trainer:
     held_out: Dataset
     folder: Path
     on_step: Callable[[Step], None]
+    team: Team
 
     def run_phase(self, phase: Phase, start: State, *, run: bool) -> State | None:
         """The weights after *phase*, begun at *start* or at its checkpoint; None if it is unfinished and not to *run*.
@@ -191,15 +206,22 @@ class _Trainer:
             loss = self.run_epoch(phase, epoch, epochs, optimiser, average)
             judged = network if average is None else average.module
             assert isinstance(judged, BranchyNet)
-            done = Step(phase, epoch, epochs, 1, 1, loss, exit_accuracies(judged, self.held_out))
-            self.on_step(done)
-            _log(self.folder, done, time.monotonic() - started_s)
+            self._share_statistics(network, judged)
+            done = Step(phase, epoch, epochs, 1, 1, loss, exit_accuracies(judged, self.held_out, team=self.team))
             now, averaged = network.state_dict(), {} if average is None else judged.state_dict()
             if phase != "joint":
                 now, averaged = trunk_entries(now), trunk_entries(averaged)
             checkpoint = Checkpoint(epoch + 1, now, optimiser.state_dict(), averaged)
-            checkpoints.write(self.folder, phase, self.recipe, checkpoint)
+            if self.team.leads:
+                self.on_step(done)
+                _log(self.folder, done, time.monotonic() - started_s)
+                checkpoints.write(self.folder, phase, self.recipe, checkpoint)
         return _copied(checkpoint.result)
+
+    def _share_statistics(self, *networks: BranchyNet) -> None:
+        """Batch statistics were gathered by each member from what it saw; weights are the same everywhere."""
+        for network in networks:
+            self.team.average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
 
     def _average(self, checkpoint: Checkpoint) -> AveragedModel:
         averaging = get_ema_multi_avg_fn(self.recipe.averaging)  # type: ignore[no-untyped-call]
@@ -221,7 +243,8 @@ class _Trainer:
         recipe, network = self.recipe, self.network
         seed = (recipe.seed * 1_000_003 + PHASES.index(phase)) * 10_007 + epoch
         generator = Generator().manual_seed(seed)
-        torch.manual_seed(seed)  # dropout draws from the global generator
+        # Dropout draws from the global generator, and each member for other images.
+        torch.manual_seed(seed + self.team.rank * 1_000_000_007)
         _train_mode(network, frozen=recipe.frozen and phase == "joint")
         order = torch.randperm(len(self.training), generator=generator)
         images, labels = torch.from_numpy(self.training.images), torch.from_numpy(self.training.labels)
@@ -231,19 +254,23 @@ class _Trainer:
             chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate_at((epoch * steps + step) / (epochs * steps), phase)
-            loss = _batch_loss(
-                network, augmented(images[chosen], recipe.augmentation, generator), labels[chosen], recipe, phase
-            )
+            batch = augmented(images[chosen], recipe.augmentation, generator)
+            mine = self.team.share(len(chosen))
+            loss = _batch_loss(network, batch[mine], labels[chosen[mine]], recipe, phase)
             losses[step] = loss.detach()
             first = phase == "trunk" and epoch == 0 and step == 0
             _check_loss(float(losses[step]), recipe, first=first, where=f"{phase} epoch {epoch} step {step}")
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            # A share that is larger than another's counts for more; shares are equal where the batch can be divided so.
+            (loss * (len(batch[mine]) * self.team.size / len(batch))).backward()  # type: ignore[no-untyped-call]
+            self.team.average([tensor.grad for tensor in network.parameters() if tensor.grad is not None])
             nn.utils.clip_grad_norm_(network.parameters(), max_norm=5.0)
             optimiser.step()
             if average is not None:
                 average.update_parameters(network)
-            self.on_step(Step(phase, epoch, epochs, step + 1, steps, float(losses[step])))
+            if self.team.leads:
+                self.on_step(Step(phase, epoch, epochs, step + 1, steps, float(losses[step])))
+        self.team.average([losses])
         return float(losses.mean())
 
 

@@ -186,6 +186,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "an accuracy that no rule has": (["classify", "--sample", "1", "--accuracy-target", "0.999"], "the best there is"),
     "unknown artifact": (["evaluate", "--artifact", "resnet-5000"], "lenet-fashion"),
     "unknown recipe": (["train", "--recipe", "resnet-5000"], "lenet-fashion"),
+    "workers for a bottleneck": (["train", "--bottleneck", "--workers", "2"], "--workers is not for --bottleneck"),
     "no such data folder": (["evaluate", "--data", "nowhere"], "nowhere"),
     "demo of no artifact": (["demo", "--artifact", "resnet-5000"], "resnet-5000"),
 }
@@ -289,6 +290,18 @@ def test_an_artifact_is_trained_evaluated_and_calibrated(command: Command, data:
     artifact.load(calibrated)
     check_budgets(command, options, file, tmp_path)
     check_comparison(command, options, file, tmp_path)
+
+
+def test_workers_train_together_and_go_on_where_one_stopped(command: Command, data: Path, tmp_path: Path) -> None:
+    run, trained = tmp_path / "run", tmp_path / "bars"
+    arguments = ["train", "--recipe", "lenet-fashion", "--trunk-epochs", "1", "--joint-epochs", "1", "--threads", "1"]
+    arguments += ["--data", str(data), "--run", str(run), "--out", str(trained)]
+    assert command(*arguments, "--phase", "trunk").code == 0
+    ended = command(*arguments, "--workers", "2")
+    assert ended.code == 0, ended.err
+    phases = [json.loads(line)["phase"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert phases == ["trunk", "joint", "baseline"], "only the first worker writes, and each phase is trained once"
+    assert artifact.read_manifest(trained).results["test"]["images"] == 200
 
 
 def check_budgets(command: Command, options: list[str], file: Path, folder: Path) -> None:
