@@ -1,4 +1,4 @@
-"""What processes that share a batch gain over threads, in epochs of a few batches of a recipe, all ways in turn.
+"""What processes that share a batch gain over threads, in epochs of a few batches of a recipe, both in turn.
 
 python benchmarks/training_team.py --recipe resnet110-cifar10
 """
@@ -13,7 +13,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from branchynet.training.checkpoints import LOG
 from branchynet.training.datasets import Dataset
 from branchynet.training.joint import train
 from branchynet.training.recipes import Recipe, named_recipe
-from branchynet.training.team import ALONE, KEEP_MEMORY, Team, run_team
+from branchynet.training.team import ALONE, Team, run_team
 
 EPOCHS = 3
 
@@ -63,9 +62,9 @@ def main(
     recipe: Annotated[str, typer.Option(help="Whose baseline is trained.")] = "resnet110-cifar10",
     cores: Annotated[int, typer.Option(help="Threads of the one process, and processes of the team.", min=2)] = 2,
     batches: Annotated[int, typer.Option(help="Batches an epoch.", min=1)] = 4,
-    rounds: Annotated[int, typer.Option(help="How often all ways are gone through.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="How often both are measured.", min=1)] = 5,
 ) -> None:
-    """Print the images a second of each way, and its gain over one process with a thread a core."""
+    """Print the images a second of both, and the gain of the team over one process with a thread a core."""
     chosen = dataclasses.replace(named_recipe(recipe), joint_epochs=EPOCHS, trunk_epochs=0)
     images = batches * chosen.batch_size
 
@@ -77,14 +76,9 @@ def main(
     def team(folder: Path) -> None:
         run_team(cores, 1, work, chosen, images, folder)
 
-    def team_that_keeps_no_memory(folder: Path) -> None:
-        with patch.dict(KEEP_MEMORY, clear=True):
-            team(folder)
-
     ways = {
         f"one process, {cores} threads": one_process,
         f"{cores} processes": team,
-        "… that keep no memory": team_that_keeps_no_memory,
     }
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):

@@ -57,7 +57,7 @@ ThreadsOption = Annotated[
 ]
 WorkersOption = Annotated[
     int,
-    typer.Option(help="Processes that share each batch; one a core is quicker than threads for a deep network.", min=1),
+    typer.Option(help="Processes that share each batch, as well as or instead of threads.", min=1),
 ]
 BottleneckOption = Annotated[
     bool, typer.Option("--bottleneck", help="Train the bottleneck of one cut of a finished artifact instead.")

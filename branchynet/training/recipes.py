@@ -280,8 +280,8 @@ RECIPES: dict[str, Recipe] = {
         exit_weights=(1.0,),
         precision="bf16",
     ),
-    # Grown from the trunk of the recipe above (--trunk-from), then trained on from its own baseline, round by round.
-    # The branches are put on the finished network.
+    # Grown from the trunk of the recipe above (--trunk-from); it may be trained on from its own baseline likewise. The
+    # branches are put on the finished network.
     "resnet110-cifar10": dataclasses.replace(
         _MODERN_CIFAR,
         architecture=Architecture("b-resnet-110", "modern"),

@@ -1,18 +1,18 @@
 """Several processes that train one network together: each takes its share of every batch, gradients are averaged.
 
-On a CPU a process with one thread a core beats one process with as many threads: most of a training step is small
-operations, at whose ends threads wait for each other. Every member holds the same weights and takes the same steps, so
-nothing but gradients, batch statistics and counts of right answers crosses between them (Gloo, over loopback).
+Most of a deep network's training step is small operations, at whose ends threads wait for each other; members of a team
+meet once a step. Every member holds the same weights and takes the same steps, so nothing but gradients, batch
+statistics and counts of right answers crosses between them (Gloo, over loopback). Whether they gain anything over
+threads is the machine's matter: `benchmarks/training_team.py` tells.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context, parent_process
@@ -25,18 +25,10 @@ from torch import Tensor, distributed
 
 from branchynet.errors import InvalidInput, Unavailable
 
-__all__ = ["ALONE", "KEEP_MEMORY", "Team", "run_team"]
+__all__ = ["ALONE", "Team", "run_team"]
 
 # A member waits so long for the others: an epoch's end, where only the first one writes files, is the longest time.
 PATIENCE = timedelta(minutes=10)
-# glibc gives large blocks back to the system at once and asks for them anew in the next layer, zeroed page by page;
-# keeping them makes a deep network's training half as quick again. Other C libraries ignore these.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "268435456",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +86,7 @@ def run_team(size: int, threads: int | None, work: Callable[..., None], *argumen
         raise InvalidInput(f"size is {size}; a team has at least 2 members")
     threads = threads or max(1, (os.cpu_count() or 1) // size)
     context = get_context("spawn")
-    with TemporaryDirectory(prefix="branchynet-team-") as folder, _environment(KEEP_MEMORY):
+    with TemporaryDirectory(prefix="branchynet-team-") as folder:
         meeting = (Path(folder) / "meeting").as_uri()
         with ProcessPoolExecutor(size, mp_context=context) as pool:
             members = [
@@ -133,15 +125,3 @@ def _raise_first(members: list[Future[None]]) -> None:
                 "smaller batch take less"
             )
         raise error
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Variables for processes started meanwhile; what the user set himself stands."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
