@@ -56,8 +56,7 @@ ThreadsOption = Annotated[
     int | None, typer.Option(help="Threads of each worker; its share of the cores if not given.", min=1)
 ]
 WorkersOption = Annotated[
-    int,
-    typer.Option(help="Processes that share each batch, as well as or instead of threads.", min=1),
+    int, typer.Option(help="Processes that share each batch, as well as or instead of threads.", min=1)
 ]
 BottleneckOption = Annotated[
     bool, typer.Option("--bottleneck", help="Train the bottleneck of one cut of a finished artifact instead.")

@@ -1,9 +1,8 @@
 """Several processes that train one network together: each takes its share of every batch, gradients are averaged.
 
-Most of a deep network's training step is small operations, at whose ends threads wait for each other; members of a team
-meet once a step. Every member holds the same weights and takes the same steps, so nothing but gradients, batch
-statistics and counts of right answers crosses between them (Gloo, over loopback). Whether they gain anything over
-threads is the machine's matter: `benchmarks/training_team.py` tells.
+Threads meet at the end of every operation, members of a team once a step. Every member holds the same weights and takes
+the same steps, so nothing but gradients, batch statistics and counts of right answers crosses between them (Gloo, over
+loopback). Whether they gain anything over threads is the machine's matter: `benchmarks/training_team.py` tells.
 """
 
 from __future__ import annotations

@@ -100,11 +100,12 @@ def train_together(team, folder):
     (folder / f"{team.rank}.told").write_text(str(len(steps)))
 
 
-def test_a_team_takes_the_steps_of_one_process(tmp_path):
+@pytest.mark.parametrize("size", [2, 3])  # a batch of 8 has equal shares for two, unequal ones for three
+def test_a_team_takes_the_steps_of_one_process(size, tmp_path):
     together = tmp_path / "together"
     together.mkdir()
-    run_team(2, 1, train_together, together)
-    assert [(together / f"{rank}.told").read_text() for rank in range(2)] == ["24", "0"]
+    run_team(size, 1, train_together, together)
+    assert [(together / f"{rank}.told").read_text() for rank in range(size)] == ["24"] + ["0"] * (size - 1)
     told = []
     trained = train(STILL, TRAINING, HELD_OUT, together, told.append)  # from the finished checkpoints
     assert not told
