@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+# Python compiles what it imports when it first does, a fraction of all that is installed.
+PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo compose-demo test lint protos sample clean help
+.PHONY: demo compose-demo test search breaks lint docs bench protos sample clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -14,11 +15,17 @@ demo: $(VENV)/.runtime ## Edge, cloud and links as processes, 1,000 real images,
 	@$(BIN)/branchynet demo
 
 compose-demo: ## The same in containers, while an edge and the cloud stop and start; needs Docker and no environment
-	@$(PYTHON) -m orchestrator.compose_demo
+	@$(PYTHON) -m orchestrator.nodes.compose
 
 test: $(VENV)/.dev ## The whole test suite
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest --numprocesses auto --no-loadscope-reorder -m "not alone"
 	@$(BIN)/python -m pytest -m alone
+
+search: $(VENV)/.dev ## The tests of properties with random cases, others each time; the suite takes the same ones always
+	@$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile search $(shell grep -l hypothesis -r tests --include='test_*.py')
+
+breaks: $(VENV)/.dev ## Break the code in known ways, each in a throw-away copy, and see that the tests notice
+	@$(BIN)/python scripts/deliberate_breaks.py
 
 lint: $(VENV)/.dev ## Formatting, lint, types, import contracts, container files
 	$(BIN)/ruff format --check .
@@ -27,6 +34,13 @@ lint: $(VENV)/.dev ## Formatting, lint, types, import contracts, container files
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+docs: $(VENV)/.docs ## The documentation as a site in out/site; broken links and names are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo out/site/index.html
+
+bench: $(VENV)/.dev ## The quick benchmark: early exit against the plain trunk, on both engines
+	@$(BIN)/python benchmarks/engines.py lenet-fashion
 
 protos: $(VENV)/.dev ## Regenerate the stubs from protos/*.proto
 	$(BIN)/python -m protos.generate
@@ -42,9 +56,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable .
+	$(PIP) --editable '.[plots]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) --editable '.[docs]'
 	@touch $@

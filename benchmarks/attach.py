@@ -23,8 +23,8 @@ from rich.table import Table
 from torch import nn
 
 from branchynet import attach, legal_cuts
-from branchynet.decisions.exits import ExitRule
-from branchynet.network import Normalisation
+from branchynet.exits.rules import ExitRule
+from branchynet.network.normalisation import Normalisation
 
 MODELS: dict[str, dict[str, Any]] = {
     "resnet18": {},

@@ -21,30 +21,28 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from branchynet import artifact as artifacts
+from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.manifest import Manifest
 from branchynet.codecs import BottleneckCodec, named_codec
+from branchynet.codecs.ans import MARK_BYTES, LevelTables
 from branchynet.codecs.bottleneck import TransformShape
-from branchynet.codecs.entropy import MARK_BYTES, LevelTables
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.paired import compare_paired
-from branchynet.decisions.timing import CodecCost
-from branchynet.engine import Runner
-from branchynet.manifest import Manifest
-from branchynet.models import zoo
-from branchynet.training import datasets
-from branchynet.training.assembly import held_out_images
+from branchynet.data import datasets
+from branchynet.data.datasets import Dataset
+from branchynet.evaluation.codec_study import logits_from, maps_at
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.paired_tests import compare_paired
+from branchynet.network.runner import Runner
+from branchynet.placement.serving_profile import CodecCost
+from branchynet.rpc.message_sizes import codec_cost
 from branchynet.training.bottleneck import macs_of
-from branchynet.training.codec_study import logits_from, maps_at
-from branchynet.training.datasets import Dataset
-from branchynet.training.evaluation import measure_outcomes
-from orchestrator.probing import codec_cost
 
 console = Console(width=120)
 QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 # gRPC's and HTTP/2's frames around a further part of a message whose stream is open.
 PART_FRAMING_BYTES = 14
 # What answering on the first part may cost on the held-out images.
-MAX_DROP = 0.001
+ACCURACY_DROP_POINTS = 0.1
 ROUND_TRIPS_MS = (2, 10, 50)
 
 Bools = NDArray[np.bool_]
@@ -109,7 +107,9 @@ def row(
     }
 
 
-def pictures(manifest: Manifest, network: Runner, offloads: Offloads, kind: str, budget: float) -> dict[str, Any]:
+def images_at_equal_size(
+    manifest: Manifest, network: Runner, offloads: Offloads, kind: str, budget: float
+) -> dict[str, Any]:
     """Offloads as pictures of *kind* at the best quality within *budget* bytes each, answered by the final exit."""
     chosen = None
     for quality in QUALITIES:
@@ -198,7 +198,7 @@ def in_parts(codec: BottleneckCodec, network: Runner, cut: int, held: Offloads, 
     right_half, right_whole = half.argmax(1) == held.labels, whole.argmax(1) == held.labels
     order = np.argsort(scores)
     lost = np.cumsum(right_whole[order].astype(int) - right_half[order]) / len(held.table.labels)
-    stops = np.flatnonzero(lost <= MAX_DROP)
+    stops = np.flatnonzero(lost <= ACCURACY_DROP_POINTS / 100)
     threshold = float(scores[order][stops[-1]]) if len(stops) else -1.0
     levels = parts.levels_of(test.maps)
     half, whole = parts.final(parts.half(levels)), parts.final(levels)
@@ -248,18 +248,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    manifest, network = artifacts.load_runner(zoo.find(asked.name))
-    cut, codec = asked.cut, manifest.learned[asked.cut]
+    opened = Artifact.open(asked.name)
+    manifest, network = opened.manifest, opened.runner(engine=opened.reference_engine)
+    cut, codec = asked.cut, opened.bottleneck(asked.cut)
     assert isinstance(codec, BottleneckCodec)
     dataset = datasets.load(manifest.dataset, "test", asked.data)
     test = Offloads.of(manifest, network, dataset, cut)
-    held = Offloads.of(manifest, network, held_out_images(manifest, asked.data), cut)
+    held = Offloads.of(manifest, network, opened.calibration_split(asked.data)[1], cut)
     payloads = [codec.encode(sample[None]) for sample in test.maps]
     size = float(np.mean([len(payload.data) for payload in payloads]))
     decoded = np.concatenate([codec.decode(payload, payload.shape[1:], 1) for payload in payloads])
     message = codec_cost(manifest, network, CodecCost(cut, codec.name, size, 0.0, 0.0)).message_bytes
     rows = [row(codec.name, manifest, test, answers(manifest, network, decoded, cut), size, message)]
-    rows += [pictures(manifest, network, test, kind, size) for kind in ("jpeg", "webp")]
+    rows += [images_at_equal_size(manifest, network, test, kind, size) for kind in ("jpeg", "webp")]
     encoder, decoder = macs_of(codec.shape)
     edge = sum(stage.trunk_macs + stage.head_macs for stage in manifest.cost.stages[:cut])
     console.print(

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from branchynet.codecs import BOTTLENECK, FixedRanges, named_codec
-from branchynet.training.codec_study import FOR_MAPS
+from branchynet.evaluation.codec_study import FOR_MAPS
 
 SHAPES = ((5, 15, 15), (64, 8, 8), (16, 32, 32), (64, 56, 56))
 

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from branchynet import artifact
-from branchynet.decisions.exits import ExitRule
-from branchynet.engine import Engine, Runner
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset, load
 from branchynet.errors import Unavailable
-from branchynet.models import zoo
-from branchynet.training.datasets import Dataset, load
+from branchynet.exits.rules import ExitRule
+from branchynet.network.runner import Engine, Runner
 
 Contender = Callable[[NDArray[np.uint8]], object]
 TURN = 10  # images
@@ -50,12 +50,12 @@ def first_stage(runner: Runner) -> Contender:
 
 def contenders_of(name: str) -> dict[str, Contender]:
     """What is timed for the artifact *name*."""
-    folder = zoo.find(name)
-    manifest = artifact.read_manifest(folder)
+    artifact = Artifact.open(name)
+    manifest = artifact.manifest
     contenders: dict[str, Contender] = {}
     for engine in Engine:
-        _, runner = artifact.load_runner(folder, engine=engine)
-        contenders[f"trunk {engine}"] = first_stage(artifact.load_trunk(folder, manifest, engine=engine))
+        runner = artifact.runner(engine=engine)
+        contenders[f"trunk {engine}"] = first_stage(artifact.trunk(engine))
         contenders[f"early exit {engine}"] = early_exit(runner, manifest.rule)
     contenders[LOOP[0]] = first_stage(runner)
     criterion = manifest.rule.criterion
@@ -85,7 +85,7 @@ def timed(contenders: dict[str, Contender], images: NDArray[np.uint8], rounds: i
 def test_images(name: str, data: Path | None, count: int) -> Dataset | None:
     """*count* test images of the artifact's data set, drawn at random; None if it is not on this machine."""
     try:
-        whole = load(artifact.read_manifest(zoo.find(name)).dataset, "test", data)
+        whole = load(Artifact.open(name).manifest.dataset, "test", data)
     except Unavailable:
         return None
     chosen = np.random.default_rng(0).permutation(len(whole))[:count]

@@ -16,13 +16,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from branchynet import artifact as artifacts
-from branchynet.decisions.operating import point_for
-from branchynet.decisions.outcomes import wilson_interval
-from branchynet.models import zoo
-from branchynet.reference import points_of
-from branchynet.training.datasets import load
-from branchynet.training.evaluation import measure_outcomes
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import load
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.operating_points import point_for
+from branchynet.exits.outcomes import wilson_interval
 
 APART = 0.005
 
@@ -36,9 +35,10 @@ def main(
     for heading in ("artifact", "target %", "calibrated %", "test % (95 % interval)", "M MACs", "on test images"):
         table.add_column(heading, justify="left" if heading == "artifact" else "right", no_wrap=True)
     for name in names or zoo.shipped():
-        manifest, network = artifacts.load_runner(zoo.find(name))
+        opened = Artifact.open(name)
+        manifest, network = opened.manifest, opened.runner(engine=opened.reference_engine)
         outcomes = measure_outcomes(network, manifest.cost, load(manifest.dataset, "test", data))
-        points = points_of(manifest)
+        points = opened.operating_points
         best = points[-1].accuracy
         lowest = np.ceil(points[0].accuracy / APART) * APART
         for target in (*np.arange(lowest, best, APART).tolist(), best):

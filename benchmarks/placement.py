@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from branchynet.decisions.adaptation import Adaptation, Replanner
-from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.exits import Criterion
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.placement import Constraints, EnergyModel, Measures, best, evaluate
-from branchynet.decisions.plans import route
-from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import Criterion
+from branchynet.placement.candidates import Candidates
+from branchynet.placement.optimise import Constraints, EnergyModel, Measures, best, evaluate
+from branchynet.placement.plan import route
+from branchynet.placement.replanner import Adaptation, Replanner
+from branchynet.placement.serving_profile import CodecCost, Link, ServingProfile, StageTimes
 
 ENERGY = EnergyModel(joules_per_busy_ms=3e-3, joules_per_sent_byte=5e-7, joules_per_waiting_ms=1e-3)
 CODECS = {"uint8": 0.05, "uint4": 0.3}
@@ -137,7 +137,7 @@ def walk(case: Case, profile: ServingProfile, link: Link, rows: list[int]) -> ND
     for row in rows:
         plan = case.candidates.plan(row)
         routes = route(plan, case.tables[plan.cut, plan.codec], profile.exit_stages, profile.held)
-        costs = profile.costs_by_exit(plan.cut, plan.codec, link, local_only=plan.local_only)
+        costs = profile.costs_by_exit(plan.cut, plan.codec, link, edge_only=plan.edge_only)
         means.append(float((costs.busy_ms + costs.waiting_ms)[routes.exits].mean()))
     case.walked_ms.append(1e3 * (time.perf_counter() - start_s) / len(rows))
     return np.array(means)

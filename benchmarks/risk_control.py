@@ -29,14 +29,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from branchynet import artifact
-from branchynet.decisions.bounds import Bound
-from branchynet.decisions.exits import Criterion
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.risk import Loss, certified, losses_along, safe_path, split
-from branchynet.models import cost, zoo
-from branchynet.training import datasets
-from branchynet.training.evaluation import measure_outcomes
+from branchynet.artifact.artifact import Artifact
+from branchynet.data import datasets
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.confidence_bounds import Bound
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.risk_control import Loss, certified, losses_along, safe_path, split
+from branchynet.exits.rules import Criterion
 
 CACHE = Path("runs/outcomes")
 ARTIFACTS = ("alexnet-cifar10", "lenet-fashion", "lenet-mnist")
@@ -87,8 +86,9 @@ def cases() -> list[Case]:
 
 def outcomes(name: str, data: Path | None) -> OutcomeTable:
     """Outcomes of the artifact *name* on its test set, from the cache if they are there."""
-    manifest, network = artifact.load(zoo.find(name))
-    costs = cost(manifest.architecture)
+    opened = Artifact.open(name)
+    manifest, network = opened.manifest, opened.runner(engine=opened.reference_engine)
+    costs = manifest.cost
     kept = CACHE / f"{name}-{manifest.content_hash[:12]}.npz"
     if kept.exists():
         arrays = np.load(kept)

@@ -22,17 +22,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from branchynet import artifact
-from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import ServingProfile, StageTimes
-from branchynet.models import zoo
-from branchynet.training.datasets import load_sample
-from branchynet.training.evaluation import measure_outcomes
-from simulations.capacity import Capacity, DeliveryLog
-from simulations.oracle import simulate_cloud_by_events
-from simulations.records import Records
-from simulations.scenarios import Scenario
-from simulations.simulator import Measured, simulate_cloud
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import load_sample
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.placement.plan import Plan
+from branchynet.placement.serving_profile import ServingProfile, StageTimes
+from simulations.link.capacity import Capacity, DeliveryLog
+from simulations.model.oracle import simulate_cloud_by_events
+from simulations.model.request_records import Records
+from simulations.model.scenario import Scenario
+from simulations.model.simulator import Measured, simulate_cloud
 
 Simulate = Callable[[Scenario, Measured, int, Capacity], Records]
 
@@ -55,7 +54,8 @@ class Case:
 
 def measured_network() -> Measured:
     """The shipped network, on an edge ten times as slow as its cloud."""
-    manifest, network = artifact.load(zoo.find("lenet-fashion"))
+    opened = Artifact.open("lenet-fashion")
+    manifest, network = opened.manifest, opened.runner(engine=opened.reference_engine)
     table = measure_outcomes(network, manifest.cost, load_sample())
     edge = StageTimes((1, 8), ((4.0, 20.0), (3.0, 15.0)))
     profile = ServingProfile(edge, edge.slower(0.1), (0, 1), 1, 1.0, 2.0, (784, 4_480), 120, 260)
@@ -65,8 +65,8 @@ def measured_network() -> Measured:
 def cases_of(edges: int, requests: int) -> list[Case]:
     """One scenario for each kind of uplink; with a batching cloud on the two that vary."""
     common: dict[str, Any] = {"edges": edges, "workload": {"rate_per_s": 20, "requests": requests}}
-    constant = Scenario.model_validate({**common, "link": {"uplink": 2.0}})
-    states = {"uplink": {"mbps": [0.5, 4.0], "mean_stay_s": [1.0, 1.0]}}
+    constant = Scenario.model_validate({**common, "link": {"uplink_mbps": 2.0}})
+    states = {"uplink_mbps": {"states": [0.5, 4.0], "mean_stay_s": [1.0, 1.0]}}
     batching = {"cloud": {"workers": 2, "max_batch": 8, "slowdown": 5}}
     markov = Scenario.model_validate({**common, **batching, "link": states})
     logged = Scenario.model_validate({**common, **batching})
@@ -82,7 +82,7 @@ def cases_of(edges: int, requests: int) -> list[Case]:
 def timed(simulate: Simulate, case: Case, measured: Measured) -> tuple[float, Records]:
     """Requests per second, and what became of them."""
     start_s = time.perf_counter()
-    records = simulate(case.scenario, measured, 0, case.capacity)
+    records = simulate(case.scenario, measured, 0, [case.capacity])
     return len(records) / (time.perf_counter() - start_s), records
 
 

@@ -30,13 +30,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from branchynet import artifact as artifacts
-from branchynet.decisions.plans import plain_codec
-from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
-from branchynet.models import zoo
-from branchynet.training.datasets import load
-from branchynet.training.evaluation import measure_outcomes
-from orchestrator.measuring import read_profile
+from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.profile_file import read_profile
+from branchynet.data.datasets import load
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.placement.plan import plain_codec
+from branchynet.placement.serving_profile import CodecCost, Link, ServingProfile, StageTimes
 
 Floats = NDArray[np.float64]
 
@@ -161,7 +160,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Figures for programs.")] = None,
 ) -> None:
     """Print, for each link and edge, what the three ways take and send."""
-    manifest, network = artifacts.load_runner(zoo.find(artifact))
+    opened = Artifact.open(artifact)
+    manifest, network = opened.manifest, opened.runner(engine=opened.reference_engine)
     exits = measure_outcomes(network, manifest.cost, load(manifest.dataset, "test", data)).exit_of(manifest.rule)
     measured = read_profile(profile)
     if stage_ms is not None:

@@ -20,11 +20,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from branchynet.data.datasets import Dataset
 from branchynet.training.checkpoints import LOG
-from branchynet.training.datasets import Dataset
-from branchynet.training.joint import train
+from branchynet.training.data_parallel import ALONE, Team, run_team
 from branchynet.training.recipes import Recipe, named_recipe
-from branchynet.training.team import ALONE, Team, run_team
+from branchynet.training.trainer import train
 
 EPOCHS = 3
 

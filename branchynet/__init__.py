@@ -1,6 +1,6 @@
 """Early-exit networks split between an edge and a cloud: the public names.
 
-They load when first used: `import branchynet.decisions.exits` brings in neither torch nor gRPC.
+They load when first used: `import branchynet.exits.rules` brings in neither torch nor gRPC.
 """
 
 from __future__ import annotations
@@ -9,40 +9,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from branchynet.client import AsyncClient as AsyncClient
-    from branchynet.client import Client as Client
-    from branchynet.decisions.exits import Criterion as Criterion
-    from branchynet.decisions.exits import ExitRule as ExitRule
+    from branchynet.artifact.artifact import Artifact as Artifact
+    from branchynet.client.client import AsyncClient as AsyncClient
+    from branchynet.client.client import Client as Client
+    from branchynet.data.preprocessing import Preprocessing as Preprocessing
     from branchynet.errors import BranchyNetError as BranchyNetError
-    from branchynet.manifest import Manifest as Manifest
-    from branchynet.models import Architecture as Architecture
-    from branchynet.models.attach import attach as attach
-    from branchynet.models.attach import legal_cuts as legal_cuts
-    from branchynet.network import BranchyNet as BranchyNet
-    from branchynet.network import Normalisation as Normalisation
-    from branchynet.network import Stage as Stage
-    from branchynet.prediction import Place as Place
-    from branchynet.prediction import Policy as Policy
-    from branchynet.prediction import Prediction as Prediction
+    from branchynet.exits.rules import Criterion as Criterion
+    from branchynet.exits.rules import ExitRule as ExitRule
+    from branchynet.models.architectures import Architecture as Architecture
+    from branchynet.network.normalisation import Normalisation as Normalisation
+    from branchynet.network.stages import BranchyNet as BranchyNet
+    from branchynet.network.stages import Stage as Stage
+    from branchynet.serving.prediction import Place as Place
+    from branchynet.serving.prediction import Policy as Policy
+    from branchynet.serving.prediction import Prediction as Prediction
+    from branchynet.surgery.attach import attach as attach
+    from branchynet.surgery.attach import legal_cuts as legal_cuts
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Architecture": "models",
-    "AsyncClient": "client",
-    "BranchyNet": "network",
+    "Architecture": "models.architectures",
+    "AsyncClient": "client.client",
+    "BranchyNet": "network.stages",
     "BranchyNetError": "errors",
-    "Client": "client",
-    "Criterion": "decisions.exits",
-    "ExitRule": "decisions.exits",
-    "Manifest": "manifest",
-    "Normalisation": "network",
-    "Place": "prediction",
-    "Policy": "prediction",
-    "Prediction": "prediction",
-    "Stage": "network",
-    "attach": "models.attach",
-    "legal_cuts": "models.attach",
+    "Client": "client.client",
+    "Criterion": "exits.rules",
+    "ExitRule": "exits.rules",
+    "Artifact": "artifact.artifact",
+    "Normalisation": "network.normalisation",
+    "Place": "serving.prediction",
+    "Policy": "serving.prediction",
+    "Prediction": "serving.prediction",
+    "Preprocessing": "data.preprocessing",
+    "Stage": "network.stages",
+    "attach": "surgery.attach",
+    "legal_cuts": "surgery.attach",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (the keys are literal strings)

@@ -7,6 +7,7 @@
     ├── ArtifactMismatch        FAILED_PRECONDITION  the two halves come from different artifacts
     ├── DeadlineExceeded        DEADLINE_EXCEEDED    the answer would come too late
     ├── Unavailable             UNAVAILABLE          the other side is away, draining or not reachable
+    ├── Unimplemented           UNIMPLEMENTED        the node does not offer this service
     ├── DamagedData             DATA_LOSS            a file is not what its checksum or format says
     └── SettingsError           INVALID_ARGUMENT     a flag, environment variable or settings file is wrong
 
@@ -16,7 +17,10 @@ Every message names the offending value and, where there is one, the legal range
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 __all__ = [
+    "EXTRAS",
     "ArtifactMismatch",
     "BranchyNetError",
     "Cancelled",
@@ -26,8 +30,12 @@ __all__ = [
     "SettingsError",
     "TooLarge",
     "Unavailable",
+    "Unimplemented",
     "UnknownModel",
     "error_for_status",
+    "installed",
+    "need",
+    "not_installed",
 ]
 
 
@@ -79,6 +87,12 @@ class Cancelled(BranchyNetError):
     grpc_status = "CANCELLED"
 
 
+class Unimplemented(BranchyNetError):
+    """The node does not offer the service that was called."""
+
+    grpc_status = "UNIMPLEMENTED"
+
+
 class DamagedData(BranchyNetError):
     """A file is truncated, altered or of another format than it claims."""
 
@@ -101,6 +115,7 @@ _BY_STATUS: dict[str, type[BranchyNetError]] = {
         DeadlineExceeded,
         Unavailable,
         Cancelled,
+        Unimplemented,
         DamagedData,
     )
 }
@@ -109,3 +124,33 @@ _BY_STATUS: dict[str, type[BranchyNetError]] = {
 def error_for_status(status: str, details: str) -> BranchyNetError:
     """The error that a gRPC status name stands for, with the server's *details* as its message."""
     return _BY_STATUS.get(status, BranchyNetError)(details)
+
+
+# The extra of the package that brings a module; what is not here comes with `pip install branchynet` itself.
+EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "sklearn"), "torch"),
+    **dict.fromkeys(("plotly", "pyarrow", "ray"), "simulate"),
+    "matplotlib": "plots",
+}
+
+
+def need(*modules: str) -> None:
+    """Raise `SettingsError`, with the line to type, unless all of *modules* are installed; imports none of them."""
+    missing = [name for name in modules if not installed(name)]
+    if missing:
+        raise not_installed(*missing)
+
+
+def not_installed(*modules: str) -> SettingsError:
+    """The error for *modules* that are not there, which names the extra that brings them."""
+    extras = sorted({EXTRAS[name] for name in modules if name in EXTRAS})
+    package = f"branchynet[{','.join(extras)}]" if extras else "branchynet"
+    return SettingsError(f"{', '.join(modules)} is not installed: pip install '{package}'")
+
+
+def installed(module: str) -> bool:
+    """Whether *module* could be imported; does not import it."""
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # of a finder that forbids it
+        return False

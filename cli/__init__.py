@@ -1,1 +1,1 @@
-"""The one command, `branchynet`: it parses, calls and prints, and leaves every decision to the rooms below."""
+"""The one command, `branchynet`: it parses, calls and prints, and leaves every decision to the packages below."""

@@ -24,7 +24,7 @@ def cloud(context: typer.Context) -> None:
     raise typer.Exit(main(context.args, "branchynet cloud"))
 
 
-def register(app: typer.Typer) -> None:
-    """Add both commands to *app*."""
-    app.command("edge", context_settings=_PASS_THROUGH)(edge)
-    app.command("cloud", context_settings=_PASS_THROUGH)(cloud)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add both commands to *app*, in the *panel* of its help."""
+    app.command("edge", rich_help_panel=panel, context_settings=_PASS_THROUGH)(edge)
+    app.command("cloud", rich_help_panel=panel, context_settings=_PASS_THROUGH)(cloud)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from branchynet.artifact.artifact import Artifact
 from branchynet.codecs import Payload
-from branchynet.decisions.exits import ExitRule, History
-from branchynet.engine import Progress, Runner
 from branchynet.errors import InvalidInput
-from branchynet.manifest import Manifest
-from branchynet.probe import Prober
-from branchynet.validation import check_batch, check_hash
-from branchynet.worker import Worker
+from branchynet.exits.rules import ExitRule, History
+from branchynet.network.runner import Progress, Runner
+from branchynet.serving.stage_timer import Prober
+from branchynet.serving.validation import check_batch, check_hash
+from branchynet.serving.worker import Worker
 
 __all__ = ["CloudNode", "Resumed"]
 
@@ -30,26 +30,21 @@ class Resumed:
 
 
 class CloudNode:
-    """Stages [first, n) of an artifact, run on one compute thread."""
+    """Stages [first, n) of an artifact, run on one compute thread, *slowdown* times as slow as this machine is."""
 
-    def __init__(self, manifest: Manifest, network: Runner, max_batch: int) -> None:
+    def __init__(self, artifact: Artifact, network: Runner, max_batch: int, slowdown: float = 1.0) -> None:
         if network.last != network.total_stages:
             raise InvalidInput(f"a cloud half must reach the last stage, this one ends at {network.last}")
-        self.served = manifest.served((network.first, network.last), max_batch)
+        self.served = artifact.manifest.served((network.first, network.last), max_batch)
         self._network = network
-        self._shapes = manifest.cut_shapes
-        self._codec, self._codecs_at = manifest.codec, manifest.codecs_at
-        self._worker = Worker("cloud-compute")
+        self._shapes = artifact.manifest.cut_shapes
+        self._codec, self._codecs_at = artifact.codec, artifact.codecs_at
+        self._worker = Worker("cloud-compute", slowdown)
 
     @property
     def shapes(self) -> dict[int, tuple[int, ...]]:
         """Shape of one sample's tensor at each cut where this node can resume."""
         return {cut: self._shapes[cut] for cut in range(self._network.first, self._network.total_stages)}
-
-    @property
-    def max_sample_bytes(self) -> int:
-        """Size of the largest tensor that one sample can bring."""
-        return max(4 * int(np.prod(shape)) for shape in self._shapes)
 
     async def resume(
         self,

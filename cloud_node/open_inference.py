@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.errors import InvalidInput
-from branchynet.prediction import Place
 from branchynet.rpc.open_inference.values import (
     INTEGER,
     RULE_PARAMETERS,
@@ -22,6 +21,7 @@ from branchynet.rpc.open_inference.values import (
     image_spec,
     rule_from_parameters,
 )
+from branchynet.serving.prediction import Place
 from cloud_node.node import CloudNode
 
 __all__ = ["CloudModel"]

@@ -1,4 +1,4 @@
-"""What a cloud node can be told."""
+"""The settings of a cloud node."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from branchynet.settings import NodeSettings
+from branchynet.serving.settings import NodeSettings
 
 __all__ = ["CloudSettings"]
 
 
 class CloudSettings(NodeSettings):
-    """Run the deeper stages for edge nodes. Flags win over BRANCHYNET_CLOUD_* variables, those over --config."""
+    """Run the deeper stages for edge nodes. Flags win over BRANCHYNET_CLOUD_* variables, those over --config.
+
+    examples:
+      branchynet cloud
+      branchynet cloud --artifact runs/lenet-mnist/artifact --host 0.0.0.0 --port 8011
+    """
 
     role: ClassVar[str] = "cloud"
 

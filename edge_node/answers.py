@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.decisions.exits import ExitRule
-from branchynet.engine import Progress
 from branchynet.errors import BranchyNetError
-from branchynet.prediction import Place, Prediction
-from branchynet.worker import Timed
+from branchynet.exits.rules import ExitRule
+from branchynet.network.runner import Progress
+from branchynet.serving.prediction import Place, Prediction
+from branchynet.serving.worker import Timed
 from edge_node.uplink import CloudAnswers, OffloadFailed
 
 __all__ = ["edge_answers", "fall_back", "join", "shares"]
 
 
 def edge_answers(done: Timed[Progress], rule: ExitRule) -> list[Prediction]:
-    """What the edge alone says about each sample: the last exit that scored it."""
+    """The edge's own answer to each sample: that of the last exit that scored it."""
     probabilities = rule.probabilities(done.value.exits, done.value.logits)
     edge_ms = done.queue_ms + done.compute_ms
     return [
@@ -49,7 +49,7 @@ def join(answers: list[Prediction], sent: NDArray[np.int64], cloud: CloudAnswers
 def fall_back(
     answers: list[Prediction], unanswered: NDArray[np.int64], error: BranchyNetError, waited_ms: float
 ) -> list[Prediction]:
-    """*answers* with those at the positions *unanswered* marked: the edge had to do, after *waited_ms* in vain."""
+    """*answers* with those at the positions *unanswered* marked: the cloud did not answer within *waited_ms*."""
     marked = list(answers)
     uplink_bytes = shares(error.sent_bytes if isinstance(error, OffloadFailed) else 0, len(unanswered))
     for share, position in zip(uplink_bytes, unanswered, strict=True):

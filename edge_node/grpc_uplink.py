@@ -7,18 +7,18 @@ import time
 import grpc
 import numpy as np
 
-from branchynet.codecs import Payload
-from branchynet.decisions.exits import ExitRule, History
+from branchynet.codecs.payload import Sendable
 from branchynet.errors import BranchyNetError, InvalidInput, Unavailable
+from branchynet.exits.rules import ExitRule, History
 from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
-from branchynet.telemetry import Event, logger
-from branchynet.validation import HASH_CHARACTERS
-from edge_node.uplink import CloudAnswers, OffloadFailed, Sendable
+from branchynet.rpc.messages import resume_request
+from branchynet.serving.logging import Event, logger
+from edge_node.uplink import CloudAnswers, OffloadFailed
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 
-__all__ = ["GrpcUplink", "resume_request"]
+__all__ = ["GrpcUplink"]
 
 
 class GrpcUplink:
@@ -63,20 +63,6 @@ class GrpcUplink:
         if error is not None and self._answering:
             self._log.warning(Event.CLOUD_LOST, status=error.grpc_status, details=str(error))
         self._answering = error is None
-
-
-def resume_request(
-    content_hash: str, cut: int, sent: Sendable, rule: ExitRule | None, history: History | None = None
-) -> pb.ResumeRequest:
-    """The message that offloads *sent*, R samples, at *cut*; its `ByteSize` is what an offload is said to have sent."""
-    return pb.ResumeRequest(
-        content_hash=content_hash[:HASH_CHARACTERS],
-        cut=cut,
-        tensor=None if isinstance(sent, Payload) else messages.tensor_from_array(sent),
-        encoded=messages.payload_to_message(sent) if isinstance(sent, Payload) else None,
-        rule=None if rule is None else messages.rule_to_message(rule),
-        history=None if history is None else messages.history_to_message(history),
-    )
 
 
 def _answers(reply: pb.ResumeReply, sent_bytes: int, round_trip_ms: float) -> CloudAnswers:

@@ -16,24 +16,25 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from branchynet.artifact.artifact import Artifact
 from branchynet.codecs import Codec
-from branchynet.decisions.adaptation import Replanner
-from branchynet.decisions.deadlines import OffloadLimits
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.operating import point_for
-from branchynet.decisions.plans import Plan, plain_codec
-from branchynet.engine import Array, Progress, Runner
+from branchynet.codecs.payload import Sendable
 from branchynet.errors import BranchyNetError, InvalidInput
-from branchynet.manifest import Manifest
-from branchynet.prediction import Policy, Prediction
-from branchynet.probe import Prober
-from branchynet.reference import points_of
-from branchynet.validation import check_batch
-from branchynet.worker import Timed, Worker
+from branchynet.exits.operating_points import point_for
+from branchynet.exits.rules import ExitRule
+from branchynet.network.runner import Array, Progress, Runner
+from branchynet.placement.offload_deadline import OffloadLimits
+from branchynet.placement.plan import Plan, plain_codec
+from branchynet.placement.replanner import Replanner
+from branchynet.serving.logging import Event, logger
+from branchynet.serving.prediction import Policy, Prediction
+from branchynet.serving.stage_timer import Prober
+from branchynet.serving.validation import check_batch
+from branchynet.serving.worker import Timed, Worker
 from edge_node.answers import edge_answers, fall_back, join
+from edge_node.drift_watcher import Watcher
 from edge_node.offloading import Offloads
-from edge_node.uplink import Sendable, Uplink
-from edge_node.watching import Watcher
+from edge_node.uplink import Uplink
 
 __all__ = ["EdgeNode"]
 
@@ -42,38 +43,38 @@ class EdgeNode:
     """Stages [0, cut) of an artifact on one compute thread, and the way to the cloud (None: there is none).
 
     Requests are served by a `plan`, which `adopt` replaces between two of them; at first all of these stages run here
-    and what is left goes as it is. *image_codec* is how images go that a request wants in the cloud. A *watcher*, if
-    given, sees every batch whose request brought no rule, and may move the rule of the next ones. What its offloads
-    took tells the edge whether the cloud's answer can be expected in time; if not, it is not asked.
+    and what is left goes as it is. *image_codec* is how images go that a request wants in the cloud, unless the plan
+    says how. Computing takes *slowdown* times as long as it takes this machine. What its offloads took tells
+    the edge whether the cloud's answer can be expected in time; if not, it is not asked.
     """
 
     def __init__(
         self,
-        manifest: Manifest,
+        artifact: Artifact,
         network: Runner,
         uplink: Uplink | None,
         limits: OffloadLimits,
         max_batch: int,
         clock_s: Callable[[], float] = time.perf_counter,
-        watcher: Watcher | None = None,
         image_codec: str = "raw",
+        slowdown: float = 1.0,
     ) -> None:
         if network.first != 0:
             raise InvalidInput(f"an edge half must start at stage 0, this one starts at {network.first}")
         if all(number is None for number in network.exit_of_stage[: network.last]):
             raise InvalidInput(f"an edge half needs an exit, there is none before cut {network.last}")
-        self.served = manifest.served((0, network.last), max_batch)
+        self.served = artifact.manifest.served((0, network.last), max_batch)
         self._network = network
         self._offloads = Offloads(network, uplink, limits, clock_s)
         self._clock_s = clock_s
-        self._watcher = watcher
-        self._codec, self._codecs_at = manifest.codec, manifest.codecs_at
+        self._watcher: Watcher | None = None
+        self._codec, self._codecs_at = artifact.codec, artifact.codecs_at
         self._image_codec = self._codec(image_codec, 0)
         self._replanner: Replanner | None = None
-        self._rule, self._points = manifest.rule, points_of(manifest)
+        self._rule, self._points = artifact.manifest.rule, artifact.operating_points
         self._probes: set[asyncio.Task[None]] = set()
-        self.adopt(Plan(network.last, manifest.rule))
-        self._worker = Worker("edge-compute")
+        self.adopt(Plan(network.last, artifact.manifest.rule))
+        self._worker = Worker("edge-compute", slowdown)
 
     @property
     def plan(self) -> Plan:
@@ -94,8 +95,26 @@ class EdgeNode:
         self._plan = plan
         self.served = replace(self.served, rule=plan.rule)
 
+    def set_plan(self, plan: Plan) -> None:
+        """As `adopt`, on an operator's word, and with a line in the log.
+
+        Raises `InvalidInput` also where the next request would replace *plan*: the edge follows a replanner, or a
+        watcher moves its rule.
+        """
+        if self._replanner is not None:
+            raise InvalidInput("this edge chooses its plan by --adapt; one that is set would be replaced")
+        if self._watcher is not None and self._watcher.moves:
+            raise InvalidInput("this edge moves its thresholds by --keep-exit-share; a plan's would be replaced")
+        before = self._plan
+        self.adopt(plan)
+        logger().info(Event.REPLANNED, old=str(before), new=str(plan))
+
+    def watch(self, watcher: Watcher) -> None:
+        """Let *watcher* see every batch whose request brought no rule; it may move the rule of the next ones."""
+        self._watcher = watcher
+
     def follow(self, replanner: Replanner) -> None:
-        """Tell *replanner* of every offload, and serve each request by the plan that it says.
+        """Report every offload to *replanner*, and serve each request by the plan it decides on.
 
         Raises `InvalidInput` for a first plan that `adopt` refuses, or if a watcher moves the rule already.
         """
@@ -103,7 +122,7 @@ class EdgeNode:
             raise InvalidInput("a watcher keeps this edge's exit share; the rule cannot follow a replanner as well")
         self.adopt(replanner.plan)
         self._replanner = replanner
-        self._offloads.tell(replanner)
+        self._offloads.report_to(replanner)
 
     async def classify(
         self,
@@ -124,22 +143,22 @@ class EdgeNode:
         check_batch(images, np.dtype(np.uint8), self.served.input_shape, self.served.max_batch, "images")
         if accuracy_target is not None:
             rule = self._rule_for(accuracy_target, rule, policy)
-        watcher = self._watcher if rule is None else None
-        if self._replanner is not None and (next_plan := self._replanner.decide(arrived_s)) is not self._plan:
-            self.adopt(next_plan)
+        judged_by_plan = rule is None
+        if self._replanner is not None:
+            self._replan(self._replanner, arrived_s)
         plan, codec = self._plan_for(policy)
-        if accuracy_target is not None and policy is Policy.SPLIT:  # the edge's exits alone have not that accuracy
-            plan = replace(plan, local_only=False)
+        if accuracy_target is not None and policy is Policy.SPLIT:  # the edge's exits by themselves do not reach it
+            plan = replace(plan, edge_only=False)
         rule = rule or plan.rule
         rule.check_exits(self._network.exits, self._network.classes)
         batch = images.copy()  # the message's buffer is read-only and not aligned, which torch does not take
         self._send_along(batch, arrived_s)
-        cut = self._network.last if plan.local_only else plan.cut
+        cut = self._network.last if plan.edge_only else plan.cut
         done = await self._run(batch, 0, cut, rule)
         progress = done.value
-        if watcher is not None and cut > 0:
-            self._watch(watcher, progress, rule)
-        if not len(progress.remaining) or plan.local_only:
+        if judged_by_plan and cut > 0 and self._watcher is not None:
+            self._watch(self._watcher, progress, rule)
+        if not len(progress.remaining) or plan.edge_only:
             return edge_answers(done, rule)
         asked_s = self._clock_s()
         try:
@@ -157,15 +176,6 @@ class EdgeNode:
             return fall_back(edge_answers(done, rule), unanswered, error, waited_ms)
         return join(edge_answers(done, rule), progress.remaining, cloud, rule)
 
-    def compute_on(self, worker: Worker) -> None:
-        """Compute on *worker* from now on, and close it with this node; for the time before requests come."""
-        self._worker.close()
-        self._worker = worker
-
-    def compute_with(self, wrap: Callable[[Runner], Runner]) -> None:
-        """Run stages by what *wrap* makes of this node's runner from now on; for the time before requests come."""
-        self._network = wrap(self._network)
-
     def prober(self) -> Prober:
         """What times this node's stages and codecs between its requests."""
         served = self.served
@@ -177,6 +187,23 @@ class EdgeNode:
             probe.cancel()
         self._worker.close()
 
+    def _replan(self, replanner: Replanner, now_s: float) -> None:
+        """Adopt the plan that *replanner* decides on; a change is logged with what it believes of link and cloud."""
+        before, plan = self._plan, replanner.decide(now_s)
+        if plan is before:
+            return
+        self.adopt(plan)
+        link = replanner.link(now_s)
+        logger().info(
+            Event.REPLANNED,
+            old=str(before),
+            new=str(plan),
+            uplink_mbps=round(link.uplink_mbps, 3),
+            rtt_ms=round(link.rtt_ms, 1),
+            cloud_queue_ms=round(replanner.cloud_queue_ms(now_s), 1),
+            risk=round(replanner.risk(now_s), 3),
+        )
+
     async def _run(self, batch: Array, first: int, last: int, rule: ExitRule) -> Timed[Progress]:
         if first == last:  # nothing to compute: do not wait for the thread
             return Timed(self._network.resume(batch, first, last, rule), 0.0, 0.0)
@@ -185,9 +212,10 @@ class EdgeNode:
     def _plan_for(self, policy: Policy) -> tuple[Plan, Codec]:
         """What a request with *policy* is served by, and how what it offloads is sent."""
         if policy is Policy.CLOUD_ONLY:
-            return Plan(0, self._plan.rule), self._image_codec
+            own = self._plan.cut == 0 and self._plan.codec != plain_codec(0)
+            return Plan(0, self._plan.rule), self._feature_codec if own else self._image_codec
         if policy is Policy.EDGE_ONLY:
-            return replace(self._plan, local_only=True), self._feature_codec
+            return replace(self._plan, edge_only=True), self._feature_codec
         return self._plan, self._feature_codec
 
     def _rule_for(self, accuracy_target: float, rule: ExitRule | None, policy: Policy) -> ExitRule:
@@ -204,12 +232,14 @@ class EdgeNode:
         if not self._points:
             raise InvalidInput(
                 f"accuracy_target is {accuracy_target}, but {self.served.model} has no operating points; "
-                "`branchynet reference` records them"
+                "`branchynet calibrate --keep-rule` records them"
             )
         return self._rule.with_thresholds(point_for(self._points, accuracy_target).thresholds)
 
     def _watch(self, watcher: Watcher, progress: Progress, rule: ExitRule) -> None:
         before = watcher.rule
+        if replace(rule, thresholds=before.thresholds) != before:
+            return  # a plan whose rule scores by another criterion has nothing to be compared with
         watcher.note(progress, rule)
         if watcher.rule is not before:
             self.adopt(replace(self._plan, rule=watcher.rule))

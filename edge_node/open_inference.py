@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from branchynet.errors import InvalidInput
-from branchynet.prediction import Policy, Prediction
 from branchynet.rpc.open_inference.values import (
     NUMBER,
     RULE_PARAMETERS,
@@ -21,6 +20,7 @@ from branchynet.rpc.open_inference.values import (
     image_spec,
     rule_from_parameters,
 )
+from branchynet.serving.prediction import Policy, Prediction, ServedModel
 from edge_node.node import EdgeNode
 
 __all__ = ["EdgeModel"]
@@ -32,7 +32,6 @@ class EdgeModel:
     def __init__(self, node: EdgeNode) -> None:
         self._node = node
         self.server = "branchynet-edge"
-        self.served = node.served
         self.inputs: tuple[TensorSpec, ...] = (image_spec(node.served),)
         self.parameters: Mapping[str, Kinds] = {
             **RULE_PARAMETERS,
@@ -40,7 +39,17 @@ class EdgeModel:
             "policy": TEXT,
             "deadline_ms": NUMBER,
         }
-        self.settings: Mapping[str, str] = {"cut": str(node.served.stages[1])}
+
+    @property
+    def served(self) -> ServedModel:
+        """What the node serves now; its rule is that of a plan, which changes."""
+        return self._node.served
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """The plan of the next request, as far as its rule does not say it."""
+        plan = self._node.plan
+        return {"cut": str(plan.cut), "codec": plan.codec, "edge_only": str(plan.edge_only).lower()}
 
     async def infer(self, inference: Inference) -> Answers:
         """The answers to a batch of images, whatever the cloud does; raises `InvalidInput` or `TooLarge`."""
@@ -64,7 +73,7 @@ def _policy(name: Parameter) -> Policy:
 
 
 def _deadline_ms(parameters: Mapping[str, Parameter]) -> float:
-    """How long the caller says that it waits; for ever if it does not say."""
+    """How long the caller waits; for ever if it does not say so."""
     if "deadline_ms" not in parameters:
         return math.inf
     deadline_ms = float(parameters["deadline_ms"])

@@ -7,7 +7,7 @@ import math
 import grpc
 
 from branchynet.rpc import messages
-from branchynet.validation import check_model
+from branchynet.serving.validation import check_model
 from edge_node.node import EdgeNode
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc

@@ -8,15 +8,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs import Payload
-from branchynet.decisions.exits import ExitRule, History
+from branchynet.codecs.payload import Sendable
 from branchynet.errors import BranchyNetError
+from branchynet.exits.rules import ExitRule, History
 
-__all__ = ["CloudAnswers", "OffloadFailed", "Sendable", "Uplink"]
-
-
-# A tensor as it is, or what a codec made of it.
-Sendable = NDArray[np.generic] | Payload
+__all__ = ["CloudAnswers", "OffloadFailed", "Uplink"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
     python examples/classify.py [PICTURE …]
 
-The node is that of BRANCHYNET_EDGE, else 127.0.0.1:8001. Without pictures, the first images of the package are sent:
+The node is that of BRANCHYNET_EDGE, else 127.0.0.1:8001. Without files, the first images of the package are sent:
 
     Ankle boot  0.847  exit 0  edge
     Pullover    0.995  exit 0  edge
@@ -16,7 +16,7 @@ import os
 import sys
 
 from branchynet import Client
-from branchynet.training.datasets import load_sample
+from branchynet.data.datasets import load_sample
 
 with Client(os.environ.get("BRANCHYNET_EDGE", "127.0.0.1:8001")) as edge:
     names = edge.describe().labels

@@ -3,7 +3,7 @@
     branchynet cloud & branchynet edge &
     python examples/reflection_only.py [HOST:PORT]
 
-Expected output; with no cloud the fifth picture says `exit 0 (PLACE_FALLBACK)`:
+Expected output; with no cloud the fifth image gets `exit 0 (PLACE_FALLBACK)`:
 
     /branchynet.v1.Edge/Classify
     /branchynet.v1.Edge/Describe
@@ -26,7 +26,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from branchynet.training.datasets import load_sample
+from branchynet.data.datasets import load_sample
 
 
 def call(channel: grpc.Channel, method: MethodDescriptor, **fields: Any) -> Any:
@@ -45,9 +45,10 @@ def path(method: MethodDescriptor) -> str:
 
 
 def main(target: str) -> None:
-    """Print what the edge at *target* serves, and its answers to six pictures."""
+    """Print what the edge at *target* serves, and its answers to six images."""
     images = load_sample().images[:6]  # uint8 [6, 1, 28, 28]
-    with grpc.insecure_channel(target) as channel:
+    # A proxy for the web (http_proxy) does not know the nodes, and gRPC would ask it.
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         edge = pool.FindServiceByName("branchynet.v1.Edge")
         for method in edge.methods:

@@ -1,9 +1,9 @@
-"""Ask an edge with a stranger's client: `pip install tritonclient[grpc]`, nothing of ours but six pictures.
+"""Ask an edge with a stranger's client: `pip install tritonclient[grpc]`, nothing of ours but six images.
 
     branchynet cloud & branchynet edge &
     python examples/tritonclient_hello.py [HOST:PORT]
 
-Expected output, picture by picture; with no cloud the fifth line ends in `exit 0 (fallback)`:
+Expected output, image by image; with no cloud the fifth line ends in `exit 0 (fallback)`:
 
     Ankle boot   exit 0 (edge)
     Pullover     exit 0 (edge)
@@ -18,9 +18,11 @@ import sys
 
 import tritonclient.grpc as triton
 
-from branchynet.training.datasets import load_sample
+from branchynet.data.datasets import load_sample
 
-edge = triton.InferenceServerClient(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001")
+# A proxy for the web (http_proxy) does not know the nodes, and gRPC would ask it.
+no_proxy = [("grpc.enable_http_proxy", 0)]
+edge = triton.InferenceServerClient(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001", channel_args=no_proxy)
 images = load_sample().images[:6]  # uint8 [6, 1, 28, 28]
 image = triton.InferInput("image", images.shape, "UINT8").set_data_from_numpy(images)
 

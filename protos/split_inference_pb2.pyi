@@ -165,7 +165,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("model", "content_hash", "first_stage", "last_stage", "total_stages", "input_shape", "labels", "rule", "max_batch")
+    __slots__ = ("model", "content_hash", "first_stage", "last_stage", "total_stages", "input_shape", "labels", "rule", "max_batch", "preprocessing")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     FIRST_STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,7 @@ class DescribeReply(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     model: str
     content_hash: str
     first_stage: int
@@ -184,7 +185,54 @@ class DescribeReply(_message.Message):
     labels: _containers.RepeatedScalarFieldContainer[str]
     rule: ExitRule
     max_batch: int
-    def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., first_stage: _Optional[int] = ..., last_stage: _Optional[int] = ..., total_stages: _Optional[int] = ..., input_shape: _Optional[_Iterable[int]] = ..., labels: _Optional[_Iterable[str]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., max_batch: _Optional[int] = ...) -> None: ...
+    preprocessing: Preprocessing
+    def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., first_stage: _Optional[int] = ..., last_stage: _Optional[int] = ..., total_stages: _Optional[int] = ..., input_shape: _Optional[_Iterable[int]] = ..., labels: _Optional[_Iterable[str]] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., max_batch: _Optional[int] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ...) -> None: ...
+
+class Preprocessing(_message.Message):
+    __slots__ = ("resize", "interpolation", "ground", "crop_share")
+    RESIZE_FIELD_NUMBER: _ClassVar[int]
+    INTERPOLATION_FIELD_NUMBER: _ClassVar[int]
+    GROUND_FIELD_NUMBER: _ClassVar[int]
+    CROP_SHARE_FIELD_NUMBER: _ClassVar[int]
+    resize: str
+    interpolation: str
+    ground: _containers.RepeatedScalarFieldContainer[int]
+    crop_share: float
+    def __init__(self, resize: _Optional[str] = ..., interpolation: _Optional[str] = ..., ground: _Optional[_Iterable[int]] = ..., crop_share: _Optional[float] = ...) -> None: ...
+
+class Plan(_message.Message):
+    __slots__ = ("cut", "rule", "codec", "edge_only")
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    EDGE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    cut: int
+    rule: ExitRule
+    codec: str
+    edge_only: bool
+    def __init__(self, cut: _Optional[int] = ..., rule: _Optional[_Union[ExitRule, _Mapping]] = ..., codec: _Optional[str] = ..., edge_only: _Optional[bool] = ...) -> None: ...
+
+class SetPlanRequest(_message.Message):
+    __slots__ = ("plan", "content_hash")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    plan: Plan
+    content_hash: str
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., content_hash: _Optional[str] = ...) -> None: ...
+
+class GetPlanRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PlanReply(_message.Message):
+    __slots__ = ("model", "content_hash", "plan")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    content_hash: str
+    plan: Plan
+    def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
 
 class ProfileRequest(_message.Message):
     __slots__ = ("images", "batches", "rounds", "codecs")

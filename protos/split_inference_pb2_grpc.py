@@ -280,6 +280,16 @@ class ControlStub:
                 request_serializer=split__inference__pb2.ProfileRequest.SerializeToString,
                 response_deserializer=split__inference__pb2.ProfileReply.FromString,
                 _registered_method=True)
+        self.SetPlan = channel.unary_unary(
+                '/branchynet.v1.Control/SetPlan',
+                request_serializer=split__inference__pb2.SetPlanRequest.SerializeToString,
+                response_deserializer=split__inference__pb2.PlanReply.FromString,
+                _registered_method=True)
+        self.GetPlan = channel.unary_unary(
+                '/branchynet.v1.Control/GetPlan',
+                request_serializer=split__inference__pb2.GetPlanRequest.SerializeToString,
+                response_deserializer=split__inference__pb2.PlanReply.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -294,6 +304,21 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPlan(self, request, context):
+        """Has an edge serve the requests that come from now on by another plan; those under way end as they began.
+        INVALID_ARGUMENT, and nothing changes, for a plan that it cannot carry out. UNIMPLEMENTED by a cloud, which
+        has no plan: it takes up each request where its edge left off.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPlan(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -301,6 +326,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Profile,
                     request_deserializer=split__inference__pb2.ProfileRequest.FromString,
                     response_serializer=split__inference__pb2.ProfileReply.SerializeToString,
+            ),
+            'SetPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPlan,
+                    request_deserializer=split__inference__pb2.SetPlanRequest.FromString,
+                    response_serializer=split__inference__pb2.PlanReply.SerializeToString,
+            ),
+            'GetPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlan,
+                    request_deserializer=split__inference__pb2.GetPlanRequest.FromString,
+                    response_serializer=split__inference__pb2.PlanReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -332,6 +367,60 @@ class Control:
             '/branchynet.v1.Control/Profile',
             split__inference__pb2.ProfileRequest.SerializeToString,
             split__inference__pb2.ProfileReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/branchynet.v1.Control/SetPlan',
+            split__inference__pb2.SetPlanRequest.SerializeToString,
+            split__inference__pb2.PlanReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/branchynet.v1.Control/GetPlan',
+            split__inference__pb2.GetPlanRequest.SerializeToString,
+            split__inference__pb2.PlanReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from branchynet.training.datasets import SAMPLE_FILES, Dataset, load
-from branchynet.training.formats import write_idx
+from branchynet.data.datasets import SAMPLE_FILES, Dataset, load
+from branchynet.data.formats import write_idx
 
 PER_CLASS = 100
 

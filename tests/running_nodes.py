@@ -21,20 +21,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from branchynet import artifact
-from branchynet.client import AsyncClient
-from branchynet.decisions.deadlines import OffloadLimits
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.plans import Plan
-from branchynet.engine import Progress
-from branchynet.models import Architecture, build, cut_shapes, zoo
-from branchynet.network import BranchyNet, Normalisation
-from branchynet.probe import Prober
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.client.client import AsyncClient
+from branchynet.exits.rules import ExitRule
+from branchynet.models.architectures import Architecture, build
+from branchynet.network.normalisation import Normalisation
+from branchynet.network.runner import Progress
+from branchynet.network.stages import BranchyNet
+from branchynet.placement.offload_deadline import OffloadLimits
+from branchynet.placement.plan import Plan
 from branchynet.rpc import server
 from branchynet.rpc.control import ControlService
+from branchynet.rpc.message_limits import bounded_batch
 from branchynet.rpc.open_inference.service import WIRE_NAME, OpenInferenceService
 from branchynet.rpc.open_inference.values import Model
-from branchynet.rpc.server import MESSAGE_OVERHEAD_BYTES
+from branchynet.serving.stage_timer import Prober
 from cloud_node.node import CloudNode
 from cloud_node.open_inference import CloudModel
 from cloud_node.service import CloudService
@@ -45,7 +47,7 @@ from edge_node.open_inference import EdgeModel
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings
 from protos import split_inference_pb2_grpc as pb_grpc
-from simulations.link_proxy import Direction, LinkProxy, LinkSettings
+from simulations.link.proxy import Direction, LinkProxy, LinkSettings
 
 SHIPPED = "lenet-fashion"
 CLEAR = LinkSettings(Direction(None), Direction(None))
@@ -132,14 +134,15 @@ async def serving(
     limit: int,
     model: Model | None = None,
     prober: Prober | None = None,
+    planned: EdgeNode | None = None,
 ) -> AsyncIterator[int]:
     """`running_server` without the moment for which it says NOT_SERVING when it ends: nobody watches here.
 
-    *model* is served by the Open Inference Protocol beside it, and the profile of *prober*.
+    *model* is served by the Open Inference Protocol beside it, and the orders to *prober* and *planned*.
     """
     services = [add_service, *([OpenInferenceService(model).register] if model else [])]
     if prober is not None:
-        services.append(ControlService(prober, settings).register)
+        services.append(ControlService(prober, settings, planned).register)
     with mock.patch.object(server, "FAREWELL_S", 0.0):
         async with server.running_server(services, settings, limit, [WIRE_NAME] if model else []) as port:
             yield port
@@ -157,18 +160,20 @@ async def serving_fake_cloud(behave: Callable[[Any, Any], Awaitable[Any]]) -> As
 async def serving_cloud(
     folder: str | Path = SHIPPED,
     *,
+    host: str = "127.0.0.1",
     port: int = 0,
     max_batch: int = 256,
     first_stage: int = 0,
     seen: list[SeenCall] | None = None,
     control: bool = False,
 ) -> AsyncIterator[Cloud]:
-    manifest, network = artifact.load(zoo.find(folder), first_stage)
-    node = CloudNode(manifest, network, max_batch)
+    artifact = Artifact.open(folder)
+    network = artifact.network(first_stage)
+    node = CloudNode(artifact, network, max_batch)
     service = RecordingCloud(node)
     service.seen = seen if seen is not None else []
-    limit = max_batch * node.max_sample_bytes + MESSAGE_OVERHEAD_BYTES
-    settings = CloudSettings.model_construct(port=port, max_batch=max_batch, grace_s=2.0)
+    max_batch, limit = bounded_batch(max_batch, artifact.manifest.max_sample_bytes)
+    settings = CloudSettings.model_construct(host=host, port=port, max_batch=max_batch, grace_s=2.0)
     try:
         prober = node.prober() if control else None
         async with serving(service.register, settings, limit, CloudModel(node), prober) as bound:
@@ -190,21 +195,22 @@ async def serving_edge(
     image_codec: str = "raw",
     clock_s: Callable[[], float] = time.perf_counter,
     control: bool = False,
+    slowdown: float = 1.0,
 ) -> AsyncIterator[Edge]:
     """An edge that asks the cloud at *cloud* (empty: none), waiting long for it unless a test says otherwise."""
     found = zoo.find(folder)
-    manifest, network = artifact.load(found, 0, cut or artifact.read_manifest(found).cut)
-    sample_bytes = max(4 * int(np.prod(shape)) for shape in cut_shapes(manifest.architecture))
-    limit = max_batch * sample_bytes + MESSAGE_OVERHEAD_BYTES
+    artifact = Artifact.open(found)
+    manifest, network = artifact.manifest, artifact.network(0, cut or artifact.manifest.cut)
+    max_batch, limit = bounded_batch(max_batch, manifest.max_sample_bytes)
     uplink = GrpcUplink(cloud, manifest.content_hash, limit) if cloud else None
     limits = OffloadLimits(offload_timeout_ms, reserve_ms)
-    node = EdgeNode(manifest, network, uplink, limits, max_batch, clock_s, image_codec=image_codec)
+    node = EdgeNode(artifact, network, uplink, limits, max_batch, clock_s, image_codec=image_codec, slowdown=slowdown)
     node.adopt(Plan(network.last, manifest.rule, codec=codec))
     settings = EdgeSettings.model_construct(port=0, max_batch=max_batch, grace_s=2.0)
     try:
         async with (
             serving(
-                EdgeService(node).register, settings, limit, EdgeModel(node), node.prober() if control else None
+                EdgeService(node).register, settings, limit, EdgeModel(node), node.prober() if control else None, node
             ) as port,
             AsyncClient(f"127.0.0.1:{port}") as client,
         ):
@@ -302,7 +308,8 @@ def computing(gate: Gate) -> Callable[[], Awaitable[bool]]:
 
 def in_process(images: NDArray[np.uint8], stages: int | None = None, rule: ExitRule | None = None) -> Progress:
     """What the shipped network says about the batch *images* without any wire, by its first *stages* (all)."""
-    manifest, network = artifact.load(zoo.find(SHIPPED), 0, stages)
+    artifact = Artifact.open(SHIPPED)
+    manifest, network = artifact.manifest, artifact.network(0, stages)
     return network.resume(images.copy(), 0, network.last, rule or manifest.rule)
 
 
@@ -312,19 +319,14 @@ def save_artifact(folder: Path, architecture: str = "b-lenet", seed: int = 1, na
     channels = shape.input_shape[0]
     torch.manual_seed(seed)
     network = build(shape, Normalisation((0.5,) * channels, (0.5,) * channels)).eval()
-    manifest = artifact.Manifest(
+    Artifact.create(
+        folder,
+        network,
         name=name,
         architecture=shape,
-        normalisation=network.normalisation,
-        labels=tuple(str(label) for label in range(shape.classes)),
+        labels=[str(label) for label in range(shape.classes)],
         dataset="cifar10" if channels == 3 else "fashion-mnist",
-        rule=ExitRule.never(network.exits),
-        cut=1,
-        files={},
-        training={},
-        results={},
     )
-    artifact.save(folder, manifest, network, network.state_dict())
     return folder
 
 

@@ -20,6 +20,13 @@ ROOT = Path(__file__).parents[1]
 MARK = "BRANCHYNET_TEST_FAMILY"
 
 
+def behind_proxy(port: int) -> dict[str, str]:
+    """The variables of an office whose proxy for the web is at *port* of this machine, with no exceptions."""
+    names = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    exceptions = dict.fromkeys(("no_proxy", "NO_PROXY", "no_grpc_proxy"), "")
+    return {**dict.fromkeys(names, f"http://127.0.0.1:{port}"), **exceptions}
+
+
 class Program:
     """`python -m MODULE …`; everything that it starts, however far away, carries its mark in the environment."""
 

@@ -2,8 +2,8 @@
 
     map ──encoder──► a few values ──round──► levels ──entropy──► bytes ──► levels ──decoder──► map
 
-The encoder is a linear transform or convolutions, see `branchynet.codecs.learned`. Only the levels cross the cut, as
-integers, so edge and cloud need not compute alike; the decoder runs in one place.
+The encoder is a linear transform or convolutions, see `branchynet.codecs.bottleneck_net`. Only the levels cross the
+cut, as integers, so edge and cloud need not compute alike; the decoder runs in one place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import ClassVar, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.codecs.entropy import MARK_BYTES, LevelTables
+from branchynet.codecs.ans import MARK_BYTES, LevelTables
 from branchynet.codecs.payload import Array, Payload, check_payload
 from branchynet.errors import InvalidInput
 
@@ -30,7 +30,7 @@ __all__ = ["BOTTLENECK", "BottleneckCodec", "BottleneckShape", "ConvolutionShape
 
 BOTTLENECK = "bottleneck"
 _LENGTH = struct.Struct("<H")
-# A length of two bytes must be able to say what any levels take.
+# A length of two bytes must hold the size of any levels.
 _MOST_PLACES = 32_000
 # Coefficients that vary about as much, and share what is known of how often each level comes.
 _GROUP = 16
@@ -143,7 +143,7 @@ class TransformShape(BottleneckShape):
 
 
 class Halves(Protocol):
-    """The trained part, whatever runs it: see `branchynet.codecs.learned`."""
+    """The trained part, whatever runs it: see `branchynet.codecs.bottleneck_net`."""
 
     def levels(self, features: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The levels [N] of one map, float32 [C, H, W] and finite."""
@@ -191,6 +191,7 @@ class BottleneckCodec:
             raise InvalidInput(f"the map holds {batch.min()} to {batch.max()}; its values must be finite")
         # One by one, for how a convolution rounds depends on the size of its batch.
         maps = cast(NDArray[np.float32], batch)
+        # Sample by sample: a convolution rounds by its batch's size, and a batch must decode as its samples alone.
         coded = [self.tables.encode(self.halves.levels(sample), self.mark) for sample in maps]
         lengths = b"".join(_LENGTH.pack(len(data)) for data in coded[:-1])
         return Payload(self.name, self.version, batch.shape, lengths + b"".join(coded))

@@ -43,6 +43,7 @@ class FeatureCodec:
     """
 
     values: Values
+    # On small maps the mask is as short as zstd, and any client reads it without a library; both together buy nothing.
     mask: bool = False
     zstd: bool = False
     calibrated: bool = False

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from branchynet.errors import InvalidInput
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 __all__ = ["compress", "decompress", "mask_zeros", "pack_nibbles", "unmask_zeros", "unpack_nibbles"]
 
@@ -20,30 +25,34 @@ _Bytes = NDArray[np.uint8]
 
 
 class _Zstd(threading.local):
-    """One context a thread: they may not be shared, and making one takes longer than a small map."""
+    """One compressor a thread: they may not be shared, and making one takes longer than a small map."""
 
     def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True)
-        self.decompressor = zstandard.ZstdDecompressor()
+        self.compressor = zstd.ZstdCompressor(level=ZSTD_LEVEL)
 
 
 _zstd = _Zstd()
 
 
 def compress(data: bytes) -> bytes:
-    """*data* as one zstd frame that says its size."""
-    return _zstd.compressor.compress(data)
+    """*data* as one zstd frame with its size."""
+    return _zstd.compressor.compress(data, zstd.ZstdCompressor.FLUSH_FRAME)
 
 
 def decompress(data: bytes, max_bytes: int) -> bytes:
-    """What `compress` was given; `InvalidInput` if it is no such frame or says more than *max_bytes*."""
+    """What `compress` was given; `InvalidInput` if it is no such frame or holds more than *max_bytes*."""
     try:
-        size = zstandard.frame_content_size(data)
-        if not 0 <= size <= max_bytes:
-            raise InvalidInput(f"the zstd frame says {size} bytes, its shape allows 0 to {max_bytes}")
-        return _zstd.decompressor.decompress(data, max_output_size=max_bytes, allow_extra_data=False)
-    except zstandard.ZstdError as error:
+        size = zstd.get_frame_info(data).decompressed_size
+        if size is None or size > max_bytes:
+            raise InvalidInput(f"the zstd frame announces {size} bytes, its shape allows 0 to {max_bytes}")
+        decompressor = zstd.ZstdDecompressor()
+        # One byte more than announced is asked for, so that a frame that holds more than it announces is seen.
+        plain = decompressor.decompress(data, max_length=size + 1)
+    except zstd.ZstdError as error:
         raise InvalidInput(f"the payload's {len(data)} bytes are no zstd frame: {error}") from None
+    if not decompressor.eof or decompressor.unused_data or len(plain) != size:
+        raise InvalidInput(f"the payload's {len(data)} bytes are not one whole zstd frame of {size} bytes")
+    return plain
 
 
 def pack_nibbles(codes: _Bytes) -> _Bytes:
@@ -64,7 +73,7 @@ def unpack_nibbles(packed: _Bytes, count: int) -> _Bytes:
 
 
 def mask_zeros(codes: _Codes) -> tuple[_Bytes, _Codes]:
-    """One bit for each of *codes* [n] that says whether it is not zero, uint8 [⌈n/8⌉], and those that are not."""
+    """One bit for each of *codes* [n], set if it is not zero, uint8 [⌈n/8⌉], and those that are not."""
     present = codes != 0
     return np.packbits(present), codes[present]
 

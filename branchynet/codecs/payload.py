@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from branchynet.errors import InvalidInput, TooLarge
 
-__all__ = ["Array", "Codec", "Payload", "check_payload"]
+__all__ = ["Array", "Codec", "Payload", "Sendable", "check_payload"]
 
 Array = NDArray[np.generic]
 
@@ -72,3 +72,7 @@ def check_payload(payload: Payload, codec: Codec, sample_shape: tuple[int, ...],
     if payload.shape[0] > max_batch:
         raise TooLarge(f"the payload holds {payload.shape[0]} samples, at most {max_batch} are accepted")
     return math.prod(payload.shape)
+
+
+# A tensor as it is, or what a codec made of it.
+Sendable = NDArray[np.generic] | Payload

@@ -27,11 +27,12 @@ def by_channel(batch: Floats) -> Floats:
 
 
 def sample_ranges(channels: Floats) -> tuple[Floats, Floats]:
-    """Lowest and highest value of each channel of each sample, float32 [B, C], as wide as `pack_ranges` will say them.
+    """Lowest and highest value of each channel of each sample, float32 [B, C], as wide as `pack_ranges` writes them.
 
     *channels*: [B, C, K]. A range that lies above zero starts at zero, as ReLU's do, and need not be sent. Raises
     `InvalidInput` for a NaN, an infinity or a range too wide for float32.
     """
+    # A range of each sample, not of the batch: no answer depends on its neighbours. Outwards, so that the bound holds.
     highest, lowest = channels.max(axis=2), channels.min(axis=2)
     high = _rounded_up(np.maximum(highest, 0))
     low = np.zeros_like(high) if lowest.min() >= 0 else -_rounded_up(-np.minimum(lowest, 0))
@@ -44,7 +45,7 @@ def sample_ranges(channels: Floats) -> tuple[Floats, Floats]:
 
 
 def pack_ranges(low: Floats, high: Floats) -> bytes:
-    """A byte that says whether all ranges start at zero, then the ends as the upper halves of their float32."""
+    """A byte for whether all ranges start at zero, then the ends as the upper halves of their float32."""
     if not low.any():
         return b"\0" + _halves(high)
     return b"\1" + _halves(low) + _halves(high)
@@ -53,7 +54,7 @@ def pack_ranges(low: Floats, high: Floats) -> bytes:
 def unpack_ranges(data: bytes, count: int) -> tuple[Floats, Floats, int]:
     """Both ends of *count* ranges, and how many bytes of *data* they took; `InvalidInput` if they are not there."""
     if not data or data[0] > 1:
-        raise InvalidInput(f"the payload starts with {data[:1]!r}; 0 and 1 say what ranges follow")
+        raise InvalidInput(f"the payload starts with {data[:1]!r}; it must be 0 or 1")
     ends = 1 + data[0]
     size = 1 + 2 * ends * count
     if len(data) < size:
@@ -70,7 +71,10 @@ def unpack_ranges(data: bytes, count: int) -> tuple[Floats, Floats, int]:
 
 @dataclass(frozen=True)
 class FixedRanges:
-    """Ranges of C channels that both ends know: values outside are clipped, and only their *mark* is sent."""
+    """Ranges of C channels that both ends know: values outside are clipped, and only their *mark* is sent.
+
+    The mark is a checksum of the ends, so that two calibrations never meet unnoticed.
+    """
 
     low: tuple[float, ...]
     high: tuple[float, ...]

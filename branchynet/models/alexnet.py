@@ -5,7 +5,7 @@ the release puts the same branches after the second and third, before their ReLU
 and normalisation fall; variant `paper` keeps the layers that both paths share before the cut, which shrinks it.
 
 Variant `modern` has the same convolutions, each with batch normalisation in place of LRN, and branches that halve the
-map before they work on it. `plain` is no AlexNet: a small network without branches, the yard-stick.
+map before they work on it. `plain` is no AlexNet: a small network without branches, the baseline.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import nn
 
 from branchynet.models.layers import LocalResponseNorm, ceil_pool, convolution, residual_head
-from branchynet.network import Stage
+from branchynet.network.stages import Stage
 
 __all__ = ["INPUT_SHAPE", "stages"]
 

@@ -8,19 +8,23 @@ from torch import Tensor, nn
 
 from branchynet.errors import InvalidInput
 
-__all__ = ["default_head"]
+__all__ = ["ChannelsFirst", "MeanOfTokens", "default_head"]
 
 GRID = 4  # a map is pooled to at most 4×4: where something is matters less the more exits follow
 WIDTH = 64
 
 
-class _ChannelsFirst(nn.Module):
+class ChannelsFirst(nn.Module):
+    """For maps of a network that has its channels last."""
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] to [B, C, H, W]."""
         return x.permute(0, 3, 1, 2)
 
 
-class _MeanOfTokens(nn.Module):
+class MeanOfTokens(nn.Module):
+    """For what a transformer hands on."""
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] to [B, D]."""
         return x.mean(1)
@@ -36,11 +40,11 @@ def default_head(shape: tuple[int, ...], classes: int) -> nn.Module:
     if len(shape) == 1:
         return nn.Linear(shape[0], classes)
     if len(shape) == 2:
-        return nn.Sequential(_MeanOfTokens(), nn.LayerNorm(shape[1]), nn.Linear(shape[1], classes))
+        return nn.Sequential(MeanOfTokens(), nn.LayerNorm(shape[1]), nn.Linear(shape[1], classes))
     if len(shape) != 3:
         raise InvalidInput(f"no default head looks at a tensor of shape {shape} per sample; give one with head=")
     if shape[0] == shape[1] != shape[2]:
-        return nn.Sequential(_ChannelsFirst(), *_map_head((shape[2], *shape[:2]), classes))
+        return nn.Sequential(ChannelsFirst(), *_map_head((shape[2], *shape[:2]), classes))
     return nn.Sequential(*_map_head(shape, classes))
 
 

@@ -79,6 +79,7 @@ def residual_head(inputs: int, widths: tuple[int, ...], classes: int) -> nn.Sequ
     """A branch that halves the map before it works on it: for each width a strided convolution and a residual block.
 
     A branch at full resolution is dear: the paper's first one on B-ResNet-110 costs a fifth of the whole trunk.
+    In first trials the residual block learnt more per MAC than strided convolutions alone.
     """
     layers: list[nn.Module] = []
     for width in widths:

@@ -6,7 +6,7 @@ values. The text only says "after the first convolutional layer": there, variant
 ReLU before the cut. It computes the very same function with a cut four times smaller (5×15×15).
 
 Variant `modern` keeps that trunk and has a lighter head. `plain` is no LeNet: a small network without branches that
-strides where the LeNets pool, the yard-stick that an early-exit network must beat to be worth having.
+strides where the LeNets pool, the baseline that an early-exit network must beat to be worth having.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import nn
 
 from branchynet.models.layers import ceil_pool, convolution
-from branchynet.network import Stage
+from branchynet.network.stages import Stage
 
 __all__ = ["INPUT_SHAPE", "stages"]
 

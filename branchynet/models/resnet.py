@@ -9,7 +9,7 @@ comes after the 37th convolution, the end of the first group, in both.
 
 Variant `modern` has the paper's trunk. Its branches leave after the first block and after the first block of the
 second group, whose map is half as large and twice as deep, and halve the map again before they work on it. `plain`
-residual networks of fewer blocks and no branches are the yard-stick.
+residual networks of fewer blocks and no branches are the baseline.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from torch import nn
 
 from branchynet.models.layers import LocalResponseNorm, ResidualBlock, residual_head
-from branchynet.network import Stage
+from branchynet.network.stages import Stage
 
 __all__ = ["BLOCKS_PER_GROUP", "INPUT_SHAPE", "plain", "stages"]
 

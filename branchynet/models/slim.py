@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from branchynet.models.layers import ResidualBlock, convolution, residual_head
-from branchynet.network import Stage
+from branchynet.network.stages import Stage
 
 __all__ = ["INPUT_SHAPE", "stages"]
 

@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
-from branchynet.probe import CodecTimes, NodeProfile, Prober, Spread
+from branchynet.placement.plan import Plan
 from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
-from branchynet.settings import NodeSettings
+from branchynet.serving.prediction import ServedModel
+from branchynet.serving.settings import NodeSettings
+from branchynet.serving.stage_timer import CodecTimes, NodeProfile, Prober, Spread
+from branchynet.serving.validation import check_hash
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 
-__all__ = ["ControlService", "ask_profile"]
+__all__ = ["ControlService", "Planned", "ask_profile", "get_plan", "set_plan"]
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 TIMEOUT_S = 300.0
+PLAN_TIMEOUT_S = 5.0
+NO_PLAN = "has no plan: it is a cloud, which takes up each request where its edge left off"
+
+
+class Planned(Protocol):
+    """A node that serves by a plan: an edge."""
+
+    @property
+    def served(self) -> ServedModel:
+        """What it serves."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """Where the work of the next request is done."""
+        ...
+
+    def set_plan(self, plan: Plan) -> None:
+        """Serve the requests that come from now on by *plan*; `InvalidInput`, and no change, if it cannot."""
+        ...
 
 
 class ControlService(pb_grpc.ControlServicer):
-    """Lets callers have the profile of a node with *settings*, made by its *prober*."""
+    """Lets callers have the profile of a node with *settings*, made by its *prober*, and set its plan if it has one."""
 
-    def __init__(self, prober: Prober, settings: NodeSettings) -> None:
+    # A service of its own, so that a node may leave it out, but on the node's port: a second one would take more
+    # firewall rules, for callers who reach the first anyway.
+
+    def __init__(self, prober: Prober, settings: NodeSettings, planned: Planned | None = None) -> None:
         self._prober = prober
         self._settings = settings
+        self._planned = planned
 
     def register(self, server: grpc.aio.Server) -> str:
         """Add this service to *server*; its full name."""
@@ -43,10 +72,55 @@ class ControlService(pb_grpc.ControlServicer):
             tuple(request.batches) or (1,),
             request.rounds,
             list(request.codecs),
-            engine=str(self._settings.engine),
             threads=self._settings.threads,
         )
         return profile_to_reply(found)
+
+    async def SetPlan(
+        self, request: pb.SetPlanRequest, context: grpc.aio.ServicerContext[pb.SetPlanRequest, pb.PlanReply]
+    ) -> pb.PlanReply:
+        """See `split_inference.proto`."""
+        if self._planned is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, NO_PLAN)
+        if request.content_hash:
+            check_hash(request.content_hash, self._planned.served.content_hash)
+        self._planned.set_plan(messages.plan_from_message(request.plan, self._planned.plan.rule))
+        return self._plan_reply(self._planned)
+
+    async def GetPlan(
+        self, request: pb.GetPlanRequest, context: grpc.aio.ServicerContext[pb.GetPlanRequest, pb.PlanReply]
+    ) -> pb.PlanReply:
+        """See `split_inference.proto`."""
+        if self._planned is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, NO_PLAN)
+        return self._plan_reply(self._planned)
+
+    def _plan_reply(self, planned: Planned) -> pb.PlanReply:
+        served = planned.served
+        return pb.PlanReply(
+            model=served.model, content_hash=served.content_hash, plan=messages.plan_to_message(planned.plan)
+        )
+
+
+async def get_plan(target: str, timeout_s: float = PLAN_TIMEOUT_S) -> Plan:
+    """The plan that the edge at *target* (`host:port`) serves the next request by.
+
+    Raises `Unavailable`, with the address, if it is away, was started without --control, or is no edge.
+    """
+    async with _control(target) as control:
+        reply = await control.GetPlan(pb.GetPlanRequest(), timeout=timeout_s)
+    return messages.plan_from_message(reply.plan)
+
+
+async def set_plan(target: str, plan: Plan, content_hash: str = "", timeout_s: float = PLAN_TIMEOUT_S) -> None:
+    """Have the edge at *target* (`host:port`) serve the requests that come from now on by *plan*.
+
+    *content_hash*: of the artifact that the plan is for. Raises `InvalidInput` for a plan that the edge cannot carry
+    out, `ArtifactMismatch` if it has another artifact, and as `get_plan` does.
+    """
+    request = pb.SetPlanRequest(plan=messages.plan_to_message(plan), content_hash=content_hash)
+    async with _control(target) as control:
+        await control.SetPlan(request, timeout=timeout_s)
 
 
 async def ask_profile(
@@ -64,13 +138,19 @@ async def ask_profile(
     request = pb.ProfileRequest(
         images=messages.tensor_from_array(images), batches=batches, rounds=rounds, codecs=codecs
     )
+    async with _control(target) as control:
+        reply = await control.Profile(request, timeout=timeout_s)
+    return profile_from_reply(reply)
+
+
+@contextlib.asynccontextmanager
+async def _control(target: str) -> AsyncIterator[pb_grpc.ControlStub]:
+    """The control service of the node at *target*; what its calls raise in the block is raised as our error."""
     async with open_channel(target, MAX_MESSAGE_BYTES) as channel:
-        control = pb_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
         try:
-            reply = await control.Profile(request, timeout=timeout_s)
+            yield pb_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
         except grpc.aio.AioRpcError as failure:
             raise _named(target, failure) from None
-    return profile_from_reply(reply)
 
 
 def profile_to_reply(found: NodeProfile) -> pb.ProfileReply:
@@ -143,6 +223,8 @@ def _spread(quartiles: pb.Quartiles) -> Spread:
 def _named(target: str, failure: grpc.aio.AioRpcError) -> BranchyNetError:
     """Our error for *failure*, with the node's address and, if it has no such service, what to do."""
     if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return Unavailable(f"the node at {target} offers no profile; start it with --control")
+        if failure.details() == NO_PLAN:
+            return Unavailable(f"the node at {target} {NO_PLAN}")
+        return Unavailable(f"the node at {target} takes no orders; start it with --control")
     error = error_from_rpc(failure)
     return type(error)(f"{target}: {error}") if isinstance(error, DeadlineExceeded | Unavailable) else error

@@ -1,6 +1,6 @@
 """`python -m branchynet.rpc.health_check HOST:PORT`: does the node there serve?
 
-A container asks this every few seconds, so it loads gRPC alone.
+A container asks this every few seconds, so it loads nothing but gRPC.
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ from collections.abc import Sequence
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from branchynet.errors import BranchyNetError
+from branchynet.rpc.channel import open_blocking_channel
+from branchynet.terminal import shown, steady_output
+
 __all__ = ["check", "main"]
+
+MAX_MESSAGE_BYTES = 64 * 1024
 
 
 def check(target: str, *, timeout_s: float = 2.0) -> str:
-    """What the node at *target* (`host:port`) says of itself: SERVING, NOT_SERVING, or why it says nothing."""
-    # A proxy that the environment names is meant for other things than a container's own node.
-    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    """What the node at *target* (`host:port`) reports: SERVING, NOT_SERVING, or why nothing came.
+
+    Raises `InvalidInput` for a *target* that is no address.
+    """
+    with open_blocking_channel(target, MAX_MESSAGE_BYTES) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:
@@ -26,16 +34,20 @@ def check(target: str, *, timeout_s: float = 2.0) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
 
 
+@steady_output()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the status; 0 if the node serves, 1 if not."""
+    """Print the status; 0 if the node serves, 1 if not. Raises SystemExit with 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m branchynet.rpc.health_check", description="Ask a node for its grpc.health.v1 status."
     )
     parser.add_argument("target", metavar="HOST:PORT")
     parser.add_argument("--timeout-s", type=float, default=2.0, metavar="S", help="longest wait (default 2)")
     asked = parser.parse_args(arguments)
-    status = check(asked.target, timeout_s=asked.timeout_s)
-    print(status)
+    try:
+        status = check(asked.target, timeout_s=asked.timeout_s)
+    except BranchyNetError as error:
+        parser.error(str(error))
+    print(shown(status))
     return 0 if status == "SERVING" else 1
 
 

@@ -13,10 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.codecs import Payload
-from branchynet.decisions.exits import ExitRule, History
-from branchynet.decisions.gates import Gate
+from branchynet.codecs.payload import Sendable
+from branchynet.data.preprocessing import Preprocessing
 from branchynet.errors import InvalidInput
-from branchynet.prediction import Place, Policy, Prediction, ServedModel
+from branchynet.exits.gates import Gate
+from branchynet.exits.rules import ExitRule, History
+from branchynet.placement.plan import Plan, plain_codec
+from branchynet.serving.prediction import Place, Policy, Prediction, ServedModel
+from branchynet.serving.validation import HASH_CHARACTERS
 from protos import split_inference_pb2 as pb
 
 __all__ = [
@@ -27,10 +31,13 @@ __all__ = [
     "history_to_message",
     "payload_from_message",
     "payload_to_message",
+    "plan_from_message",
+    "plan_to_message",
     "policy_from_message",
     "policy_to_message",
     "predictions_from_reply",
     "predictions_to_reply",
+    "resume_request",
     "rule_from_message",
     "rule_to_message",
     "served_from_reply",
@@ -130,6 +137,22 @@ def rule_from_message(message: pb.ExitRule) -> ExitRule:
     )
 
 
+def plan_to_message(plan: Plan) -> pb.Plan:
+    """The message for *plan*."""
+    return pb.Plan(cut=plan.cut, rule=rule_to_message(plan.rule), codec=plan.codec, edge_only=plan.edge_only)
+
+
+def plan_from_message(message: pb.Plan, rule: ExitRule | None = None) -> Plan:
+    """The plan in *message*; *rule* is for one that brings none. Raises `InvalidInput` for what is no plan."""
+    if message.HasField("rule"):
+        rule = rule_from_message(message.rule)
+    if rule is None:
+        raise InvalidInput("a plan came without a rule")
+    if message.cut < 0:
+        raise InvalidInput(f"a plan's cut is {message.cut}; it must be 0 or more")
+    return Plan(message.cut, rule, message.edge_only, message.codec or plain_codec(message.cut))
+
+
 def history_to_message(history: History) -> pb.History:
     """The message for *history*, int32 [R, 2]."""
     return pb.History(labels=history[:, 0].tolist(), runs=history[:, 1].tolist())
@@ -227,11 +250,16 @@ def served_to_reply(served: ServedModel) -> pb.DescribeReply:
         labels=served.labels,
         rule=rule_to_message(served.rule),
         max_batch=served.max_batch,
+        preprocessing=pb.Preprocessing(**served.preprocessing.to_json()),
     )
 
 
 def served_from_reply(reply: pb.DescribeReply) -> ServedModel:
-    """What the node that sent *reply* serves; `InvalidInput` for an input shape or batch that no image fits."""
+    """What the node that sent *reply* serves.
+
+    Raises `InvalidInput` for an input shape or batch that no image fits, and for a preprocessing that is not known
+    here: another one would make other answers.
+    """
     if len(reply.input_shape) != 3 or min(*reply.input_shape, reply.max_batch) < 1:
         raise InvalidInput(
             f"input shape {tuple(reply.input_shape)} and max_batch {reply.max_batch} were described, "
@@ -246,4 +274,28 @@ def served_from_reply(reply: pb.DescribeReply) -> ServedModel:
         labels=tuple(reply.labels),
         rule=rule_from_message(reply.rule),
         max_batch=reply.max_batch,
+        preprocessing=_preprocessing(reply),
+    )
+
+
+def _preprocessing(reply: pb.DescribeReply) -> Preprocessing:
+    """The one in *reply*; the default, if it comes from a node of before there was a choice."""
+    if not reply.HasField("preprocessing"):
+        return Preprocessing()
+    sent = reply.preprocessing
+    share = sent.crop_share if sent.HasField("crop_share") else 1.0
+    return Preprocessing.of(sent.resize, sent.interpolation, sent.ground, share)
+
+
+def resume_request(
+    content_hash: str, cut: int, sent: Sendable, rule: ExitRule | None, history: History | None = None
+) -> pb.ResumeRequest:
+    """The message that offloads *sent*, R samples, at *cut*; its `ByteSize` is what an offload is said to have sent."""
+    return pb.ResumeRequest(
+        content_hash=content_hash[:HASH_CHARACTERS],
+        cut=cut,
+        tensor=None if isinstance(sent, Payload) else tensor_from_array(sent),
+        encoded=payload_to_message(sent) if isinstance(sent, Payload) else None,
+        rule=None if rule is None else rule_to_message(rule),
+        history=None if history is None else history_to_message(history),
     )

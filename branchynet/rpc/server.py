@@ -1,6 +1,6 @@
 """The life of a node's gRPC server: limits, health, reflection, readiness, and a stop in two steps.
 
-On SIGTERM, SIGINT or (if asked) the end of standard input the node first says NOT_SERVING, so that balancers turn
+On SIGTERM, SIGINT or (if asked) the end of standard input the node first reports NOT_SERVING, so that balancers turn
 away, then refuses new requests and gives the running ones their grace.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -21,15 +22,14 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from branchynet.rpc.statuses import report
-from branchynet.settings import NodeSettings
-from branchynet.telemetry import Event, logger
+from branchynet.serving.listening import cannot_listen, free_addresses
+from branchynet.serving.logging import Event, logger
+from branchynet.serving.settings import NodeSettings
 
-__all__ = ["MESSAGE_OVERHEAD_BYTES", "running_server", "serve_until_stopped"]
+__all__ = ["running_server", "serve_until_stopped"]
 
-# Names, shape, rule and framing of a message, beside its tensor.
-MESSAGE_OVERHEAD_BYTES = 64 * 1024
 STANDARD_INPUT = 0
-# How long a node says NOT_SERVING before it refuses, so that whoever watches its health hears it in time.
+# How long a node reports NOT_SERVING before it refuses, so that whoever watches its health stops sending in time.
 FAREWELL_S = 0.1
 
 AddService = Callable[[grpc.aio.Server], str]
@@ -98,8 +98,8 @@ async def running_server(
     """A serving server with health and reflection; yields its port, and drains when the block ends.
 
     Each of *add_services* registers one service and returns its full name. *aliases* are further names that these
-    services answer to: health knows them, reflection has no descriptor for them. Raises `OSError` if the port is
-    taken.
+    services answer to: health knows them, reflection has no descriptor for them. Raises `OSError`, with the address and
+    who has it, if the port is taken on an address of the host.
     """
     server = grpc.aio.server(
         interceptors=[ErrorsAsStatuses()],
@@ -117,12 +117,7 @@ async def running_server(
     reflection.enable_server_reflection(
         [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], server
     )
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{settings.port}"
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: {error}") from None
+    port = await _listen(server, settings)
     await server.start()
     for name in ["", *names, *aliases]:
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -133,10 +128,24 @@ async def running_server(
         await server.stop(settings.grace_s)
 
 
+async def _listen(server: grpc.aio.Server, settings: NodeSettings) -> int:
+    """Have *server* listen on all addresses of its host; the port."""
+    port = settings.port
+    # One by one: of a host with several addresses, gRPC is content with any.
+    for address in await free_addresses(settings.host, port):
+        try:
+            port = server.add_insecure_port(str(address))
+        except RuntimeError:  # taken since; the message has the address and no reason
+            await server.start()  # before it has started, a stop lets go of nothing
+            await server.stop(None)
+            raise cannot_listen(address, OSError(errno.EADDRINUSE, "")) from None
+    return port
+
+
 async def serve_until_stopped(
     add_services: Sequence[AddService], settings: NodeSettings, max_message_bytes: int, aliases: Sequence[str] = ()
 ) -> None:
-    """Serve, print one JSON line `{"event": "ready", "port": …}` on standard output, and drain when told to stop."""
+    """Serve, print one JSON line `{"event": "ready", "port": …}` on standard output, and drain on a signal to stop."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from branchynet.errors import BranchyNetError
-from branchynet.telemetry import Event, logger
+from branchynet.serving.logging import Event, logger
 
 __all__ = ["report"]
 

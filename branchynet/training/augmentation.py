@@ -14,7 +14,7 @@ __all__ = ["affine", "augmented", "crop_flip", "cutout", "shrink"]
 
 
 def augmented(images: Tensor, kind: Augmentation, generator: Generator) -> Tensor:
-    """*images*, uint8 [B, C, H, W], changed as a recipe's *kind* says."""
+    """*images*, uint8 [B, C, H, W], changed by a recipe's *kind*."""
     if kind == "crop-flip":
         return crop_flip(images, generator)
     if kind == "crop-flip-cutout":

@@ -28,18 +28,19 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from branchynet.codecs.ans import LevelTables
 from branchynet.codecs.bottleneck import BottleneckCodec, BottleneckShape
-from branchynet.codecs.entropy import LevelTables
-from branchynet.codecs.learned import Bottleneck, TransformBottleneck, fresh_bottleneck
-from branchynet.decisions.exits import ExitRule, History
+from branchynet.codecs.bottleneck_net import Bottleneck, TransformBottleneck, fresh_bottleneck
+from branchynet.data.datasets import Dataset
 from branchynet.errors import DamagedData, InvalidInput
-from branchynet.network import BranchyNet
-from branchynet.profile import count_macs_of
+from branchynet.evaluation.codec_study import logits_from
+from branchynet.exits.rules import ExitRule, History
+from branchynet.network.counting import count_macs_of
+from branchynet.network.runner import batch_slices
+from branchynet.network.stages import BranchyNet
 from branchynet.training import checkpoints
 from branchynet.training.augmentation import augmented
 from branchynet.training.bottleneck_recipes import BottleneckRecipe
-from branchynet.training.codec_study import logits_from
-from branchynet.training.datasets import Dataset
 from branchynet.training.muon import Muon
 
 __all__ = ["Epoch", "macs_of", "train_bottleneck"]
@@ -52,7 +53,7 @@ _HASTE = {"adam": (1.0, 10.0), "muon": (0.25, 2.5)}
 _TRANSFORM_HASTE = {"adam": (0.3, 10.0), "muon": (0.05, 1.0)}
 # How many maps a transform is begun at: more than it has directions, as few as memory allows.
 _BEGIN_SAMPLES = 16_000
-# Fewer offloads than this say little about how often a level comes at a place.
+# Fewer offloads than this show little of how often a level comes at a place.
 FEWEST_TABLE_SAMPLES = 500
 CHECKPOINT = "bottleneck.pt"
 
@@ -69,7 +70,7 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Maps at the cut, float16 [M, …], and what the uncut network's exits behind it say, float32 [E, M, classes]."""
+    """Maps at the cut, float16 [M, …], and the uncut network's logits at the exits behind it, float32 [E, M, C]."""
 
     maps: NDArray[np.float16]
     logits: NDArray[np.float32]
@@ -88,7 +89,7 @@ def train_bottleneck(
     """A bottleneck for the whole frozen *network*, or what the checkpoint in *folder* becomes.
 
     It learns from the first of *images*; the frequencies of its levels are those on the second, held out. Weights are
-    fresh, or those of *start*, which must have the recipe's form. *on_step* is told how many of how many images or
+    fresh, or those of *start*, which must have the recipe's form. *on_step* receives how many of how many images or
     samples are done, and what is being done. Raises `InvalidInput` for a cut without an exit before it or with no map
     at it, and for a checkpoint of another recipe.
     """
@@ -251,13 +252,14 @@ def _samples(
     maps: list[NDArray[np.float16]] = []
     logits: list[NDArray[np.float32]] = []
     for number in range(recipe.passes):
-        for start in range(0, len(training), BATCH):
-            images = augmented(torch.from_numpy(training.images[start : start + BATCH]), recipe.augmentation, generator)
+        for batch in batch_slices(training.images):
+            images = augmented(torch.from_numpy(training.images[batch]), recipe.augmentation, generator)
             features, offloads = _maps(network, rule, images.numpy(), recipe.cut)
+            # Easy samples never reach the cut; all of them would take the bits that the hard ones need.
             kept = features[offloads | (choice.random(len(features)) < recipe.easy)]
             maps.append(kept.astype(np.float16))
             logits.append(logits_from(network, kept, recipe.cut))
-            on_step(number * len(training) + start + len(images), recipe.passes * len(training), "maps at the cut")
+            on_step(number * len(training) + batch.stop, recipe.passes * len(training), "maps at the cut")
     return _Samples(np.concatenate(maps), np.concatenate(logits, axis=1))
 
 
@@ -280,10 +282,7 @@ def _tables(
     recipe: BottleneckRecipe, bottleneck: Bottleneck, network: BranchyNet, rule: ExitRule, held_out: Dataset
 ) -> LevelTables:
     """Fitted on the *held_out* images that the rule offloads; on all of them where those are few."""
-    parts = [
-        _maps(network, rule, held_out.images[start : start + BATCH], recipe.cut)
-        for start in range(0, len(held_out), BATCH)
-    ]
+    parts = [_maps(network, rule, held_out.images[batch], recipe.cut) for batch in batch_slices(held_out.images)]
     maps, offloads = (np.concatenate(part) for part in zip(*parts, strict=True))
     chosen = maps[offloads] if np.count_nonzero(offloads) >= FEWEST_TABLE_SAMPLES else maps
     levels = np.stack([bottleneck.levels(sample) for sample in chosen])
@@ -297,10 +296,8 @@ def _write(
     trained: _Trained,
     optimisers: Sequence[torch.optim.Optimizer],
 ) -> None:
-    temporary = folder / f".{CHECKPOINT}.tmp"
     state = {"epoch": epoch, "weights": trained.state_dict(), "optimisers": [one.state_dict() for one in optimisers]}
-    torch.save({"recipe": json.dumps(described), **state}, temporary)
-    temporary.replace(folder / CHECKPOINT)
+    checkpoints.save(folder / CHECKPOINT, {"recipe": json.dumps(described), **state})
 
 
 def _resume(folder: Path, ours: dict[str, Any], trained: _Trained, optimisers: Sequence[torch.optim.Optimizer]) -> int:

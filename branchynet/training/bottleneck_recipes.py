@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
+from branchynet.artifact.manifest import Manifest
 from branchynet.codecs.bottleneck import BottleneckShape, ConvolutionShape, TransformShape
 from branchynet.errors import InvalidInput
-from branchynet.manifest import Manifest
 from branchynet.training.recipes import Augmentation
 
 __all__ = ["BOTTLENECKS", "BottleneckForm", "BottleneckOptimiser", "BottleneckRecipe", "bottleneck_recipe"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from branchynet.errors import DamagedData, InvalidInput
+from branchynet.files import write_bytes
 from branchynet.training.recipes import BRANCHES_ONLY, JOINT_ONLY, Recipe
 
-__all__ = ["LOG", "Checkpoint", "State", "append_log", "exists", "read", "read_any", "write"]
+__all__ = ["LOG", "Checkpoint", "State", "append_log", "exists", "read", "read_any", "save", "write"]
 
 LOG = "log.jsonl"
 
@@ -49,9 +51,15 @@ def exists(folder: Path, phase: str) -> bool:
 
 def write(folder: Path, phase: str, recipe: Recipe, checkpoint: Checkpoint) -> None:
     """Replace the phase's file in one step."""
-    temporary = folder / f".{phase}.tmp"
-    torch.save({"recipe": json.dumps(_described(recipe, phase)), **vars(checkpoint)}, temporary)
-    temporary.replace(_path(folder, phase))
+    save(_path(folder, phase), {"recipe": json.dumps(_described(recipe, phase)), **vars(checkpoint)})
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Replace the file at *path* by *state*, which may hold tensors, in one step."""
+    # By way of memory: torch hides behind an error of its own why a file cannot be written.
+    packed = io.BytesIO()
+    torch.save(state, packed)
+    write_bytes(path, packed.getbuffer())
 
 
 def read(folder: Path, phase: str, recipe: Recipe) -> Checkpoint | None:
@@ -105,7 +113,7 @@ def _load(path: Path) -> tuple[dict[str, Any], Checkpoint]:
 
 def _described(recipe: Recipe, phase: str) -> dict[str, Any]:
     """What decides the phase's outcome; thresholds are chosen after all of them."""
-    left_out = ["max_drop", "criterion", *{"trunk": JOINT_ONLY, "baseline": BRANCHES_ONLY}.get(phase, ())]
+    left_out = ["accuracy_drop_points", "criterion", *{"trunk": JOINT_ONLY, "baseline": BRANCHES_ONLY}.get(phase, ())]
     if phase == "joint" and not recipe.frozen:
         left_out.append("baseline")
     return {key: value for key, value in recipe.to_json().items() if key not in left_out}

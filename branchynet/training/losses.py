@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from branchynet.network import BranchyNet
+from branchynet.network.stages import BranchyNet
 
 __all__ = ["ExitLosses", "branch_loss", "frozen_logits", "joint_loss"]
 
@@ -55,17 +55,14 @@ def branch_loss(logits: Sequence[Tensor], labels: Tensor, recipe: ExitLosses, te
     return total
 
 
-def frozen_logits(network: BranchyNet, x: Tensor, *, stages: int | None = None, final: bool = False) -> list[Tensor]:
-    """Logits of every exit in the first *stages* stages (all if None), with gradients for the heads alone.
-
-    *final*: for the final exit's head too, which otherwise is as frozen as the trunk.
-    """
+def frozen_logits(network: BranchyNet, x: Tensor, *, stages: int | None = None) -> list[Tensor]:
+    """Logits of every exit in the first *stages* stages (all if None), with gradients for the branches' heads alone."""
     logits = []
     for index in range(network.total_stages if stages is None else stages):
         stage = network.stage(index)
         with torch.no_grad():
             x = stage.trunk(x)
         if stage.head is not None:
-            with torch.set_grad_enabled(final or index < network.total_stages - 1):
+            with torch.set_grad_enabled(index < network.total_stages - 1):
                 logits.append(stage.head(x))
     return logits

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion
 from branchynet.errors import InvalidInput, UnknownModel
-from branchynet.models import Architecture
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion
+from branchynet.exits.threshold_search import ACCURACY_DROP_POINTS
+from branchynet.models.architectures import Architecture
 
-__all__ = ["BRANCHES_ONLY", "JOINT_ONLY", "MAX_DROP", "RECIPES", "Augmentation", "Recipe", "named_recipe"]
+__all__ = ["BRANCHES_ONLY", "JOINT_ONLY", "RECIPES", "Augmentation", "Recipe", "named_recipe"]
 
 Augmentation = Literal["none", "affine", "crop-flip", "crop-flip-cutout"]
 Optimiser = Literal["adam", "adamw", "sgd", "muon"]
@@ -43,8 +44,6 @@ BRANCHES_ONLY = ("branch_epochs", "exit_weights", "distillation", "frozen")
 
 _LEAST = {"trunk_epochs": 0, "joint_epochs": 1, "branch_epochs": 0, "batch_size": 1, "calibration_images": 1}
 
-MAX_DROP = 0.001
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -53,7 +52,7 @@ class Recipe:
     *exit_weights*: weight of each exit's loss in the joint phase, the final exit last (BranchyNet, section III-A).
     *distillation*: weight of the divergence from the final exit's probabilities to each branch's.
     *criterion*: by which the artifact's exit rule judges confidence.
-    *max_drop*: accuracy 0..1 that the artifact's exit rule may lose on held-out images, see `assemble`.
+    *accuracy_drop_points*: percentage points that the artifact's exit rule may lose on held-out images, see `assemble`.
     *calibration_images*: how many training images are held out for thresholds, never trained on.
     *trunk_epochs* 0: all exits are trained together from fresh weights.
     *trunk_schedule*, *schedule*: the learning rate in the trunk phase, and in the joint and baseline phases.
@@ -88,7 +87,7 @@ class Recipe:
     frozen: bool = False
     branch_epochs: int = 0
     criterion: Criterion = Criterion.ENTROPY
-    max_drop: float = MAX_DROP
+    accuracy_drop_points: float = ACCURACY_DROP_POINTS
     calibration_images: int = 5_000
     seed: int = 0
 
@@ -101,8 +100,8 @@ class Recipe:
         self._check_baseline()
         if not 0 <= self.averaging < 1:
             raise InvalidInput(f"averaging is {self.averaging}; it must lie in 0 <= averaging < 1")
-        if not 0 <= self.max_drop <= 1:
-            raise InvalidInput(f"max_drop is {self.max_drop}; it must lie in 0 to 1")
+        if not 0 <= self.accuracy_drop_points <= 100:
+            raise InvalidInput(f"accuracy_drop_points is {self.accuracy_drop_points}; it must lie in 0 to 100")
         if self.trunk_side < 0:
             raise InvalidInput(f"trunk_side is {self.trunk_side}; it must not be negative")
         if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
@@ -208,7 +207,7 @@ _MODERN_LENET = Recipe(
     frozen=True,
     branch_epochs=20,
     criterion=Criterion.MARGIN,
-    max_drop=0.0,
+    accuracy_drop_points=0.0,
 )
 
 # Muon takes a third of the epochs that SGD needs for the same accuracy.
@@ -228,7 +227,7 @@ _MODERN_CIFAR = Recipe(
     distillation=0.5,
     averaging=0.99,
     criterion=Criterion.MARGIN,
-    max_drop=0.0,
+    accuracy_drop_points=0.0,
 )
 
 RECIPES: dict[str, Recipe] = {

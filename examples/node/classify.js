@@ -73,7 +73,8 @@ async function main() {
   const deadline = Date.now() + positive(values, 'deadline-ms'); // for both calls together
   const definition = protoLoader.loadSync(PROTO, { keepCase: true, longs: Number, enums: String, defaults: true });
   const { Edge } = grpc.loadPackageDefinition(definition).branchynet.v1;
-  const edge = new Edge(values.edge, grpc.credentials.createInsecure());
+  // A proxy for the web (http_proxy) does not know the nodes, and gRPC would ask it.
+  const edge = new Edge(values.edge, grpc.credentials.createInsecure(), { 'grpc.enable_http_proxy': 0 });
   try {
     const served = await call(edge, 'Describe', {}, deadline);
     const images = readImages(values.images, served.input_shape, count);

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import ServingProfile, StageTimes
-from simulations.capacity import Capacity, ConstantRate, DeliveryLog, PiecewiseRate
-from simulations.scenarios import Arrivals, Scenario
-from simulations.simulator import Measured
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion, ExitRule
+from branchynet.placement.plan import Plan
+from branchynet.placement.serving_profile import ServingProfile, StageTimes
+from simulations.link.capacity import Capacity, ConstantRate, DeliveryLog, PiecewiseRate
+from simulations.model.scenario import Arrivals, Scenario
+from simulations.model.simulator import Measured
 
 SAMPLES = 40
 CLASSES = 4
@@ -158,11 +158,11 @@ def scenes(draw: st.DrawFn) -> Scene:
                 "requests": draw(st.sampled_from([1, 5, 15, 25, 25])),
             },
             "link": {
-                "uplink": uplink_mbps,
+                "uplink_mbps": uplink_mbps,
                 "downlink_mbps": about(8 * measured.profile.reply_bytes / gap_ms / 1e3 / draw(load)) + 1e-3,
                 "rtt_ms": draw(st.sampled_from([0.0, about(gap_ms / 2), about(2 * gap_ms)])),
             },
-            "plan": {"cut": cut, "local_only": draw(st.sampled_from([False, False, False, True]))},
+            "plan": {"cut": cut, "edge_only": draw(st.sampled_from([False, False, False, True]))},
             "edge": {"slowdown": about(1.0)},
             "cloud": {"workers": workers, "max_batch": draw(st.sampled_from([1, 2, 3, 5, 5])), "slowdown": about(1.0)},
             "limits": {
@@ -211,7 +211,7 @@ def _with_uplink(
         return Scene(scenario, measured, deliveries_of(mbps, period_s, rng))
     if kind == "markov":
         stays_s = [float(stay) for stay in rng.uniform(0.1, 1.0, 2) * period_s]
-        states = {"mbps": [0.0, 2 * mbps], "mean_stay_s": stays_s}
-        link = type(scenario.link).model_validate({**scenario.link.model_dump(), "uplink": states})
+        states = {"states": [0.0, 2 * mbps], "mean_stay_s": stays_s}
+        link = type(scenario.link).model_validate({**scenario.link.model_dump(), "uplink_mbps": states})
         return Scene(scenario.model_copy(update={"link": link}), measured)
     return Scene(scenario, measured, ConstantRate(mbps))

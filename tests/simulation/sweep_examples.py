@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import ServingProfile, StageTimes
-from simulations.rows import Row, Setting
-from simulations.scenarios import Scenario, Workload
-from simulations.simulator import Measured
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.placement.plan import Plan
+from branchynet.placement.serving_profile import ServingProfile, StageTimes
+from simulations.model.scenario import Scenario, Workload
+from simulations.model.simulator import Measured
+from simulations.sweep.results import Row, Setting
 
 SAMPLES, CLASSES = 400, 10
 BASE = Scenario(workload=Workload(requests=200))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from branchynet.errors import InvalidInput
-from simulations.capacity import Capacity, ConstantRate, DeliveryLog, PiecewiseRate, markov_rate
-from simulations.queues import drain
+from simulations.link.capacity import Capacity, ConstantRate, DeliveryLog, PiecewiseRate, markov_rate
+from simulations.model.queues import drain
 
 pieces = st.lists(st.tuples(st.floats(0.01, 5), st.sampled_from([0.0, 0.25, 3.0, 40.0])), min_size=1, max_size=8)
 log_times = st.lists(st.integers(0, 3_000), min_size=1, max_size=30)

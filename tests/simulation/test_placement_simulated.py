@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from scenes import SAMPLES, Scene, scenes
 
-from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.placement import evaluate
-from branchynet.decisions.timing import Link
-from simulations.records import CLOUD
-from simulations.scenarios import Scenario
-from simulations.simulator import simulate
-from simulations.sweep import with_plan
+from branchynet.placement.candidates import Candidates
+from branchynet.placement.optimise import evaluate
+from branchynet.placement.serving_profile import Link
+from simulations.model.request_records import CLOUD
+from simulations.model.scenario import PlanModel, Scenario
+from simulations.model.simulator import simulate
 
 
 def unhurried(scene: Scene) -> Scenario:
@@ -24,7 +23,7 @@ def unhurried(scene: Scene) -> Scenario:
         {
             "workload": {"arrivals": "periodic", "rate_per_s": 1 / 3_600, "requests": SAMPLES},
             "link": {
-                "uplink": 3.0,
+                "uplink_mbps": 3.0,
                 "downlink_mbps": scene.scenario.link.downlink_mbps,
                 "rtt_ms": scene.scenario.link.rtt_ms,
             },
@@ -49,7 +48,7 @@ def test_means_tail_and_bytes_are_the_simulators(scene: Scene) -> None:
     # The simulator reckons in seconds from the start; a day and a half later a float64 of them ends at 3e-8 ms.
     rounding_ms = 1e-6
     for index in range(len(found)):
-        records = simulate(with_plan(scenario, found.plan(index)), measured)
+        records = simulate(scenario.replaced(plan=PlanModel.of(found.plan(index))), measured)
         sent = records.place == CLOUD
         assert records.latency_ms.mean() == pytest.approx(measures.mean_ms[index], abs=rounding_ms)
         in_order = np.sort(records.latency_ms)

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from scenes import plain_measured
 
-from branchynet.decisions.timing import StageTimes
-from simulations.queues import serve, serve_in_batches
-from simulations.scenarios import Scenario
-from simulations.simulator import simulate
+from branchynet.placement.serving_profile import StageTimes
+from simulations.model.queues import serve, serve_in_batches
+from simulations.model.scenario import Scenario
+from simulations.model.simulator import simulate
 
 SERVICE_MS = 4.0
 REPLICATIONS, REQUESTS, WARM_UP = 60, 20_000, 4_000
@@ -49,7 +49,7 @@ def test_the_edge_waits_as_in_m_d_1(rho: float) -> None:
             "edges": REPLICATIONS,
             "seed": 5,
             "workload": {"requests": REQUESTS, "rate_per_s": 1e3 * rho / SERVICE_MS},
-            "plan": {"local_only": True},
+            "plan": {"edge_only": True},
         }
     )
     records = simulate(scenario, plain_measured(edge_ms=SERVICE_MS))
@@ -64,7 +64,7 @@ def test_the_uplink_waits_as_in_m_d_1(rho: float) -> None:
             "edges": REPLICATIONS,
             "seed": 6,
             "workload": {"requests": REQUESTS, "rate_per_s": 1e3 * rho / SERVICE_MS},
-            "link": {"uplink": 2.0, "rtt_ms": 10},
+            "link": {"uplink_mbps": 2.0, "rtt_ms": 10},
             "limits": {"deadline_ms": 1e9, "offload_timeout_ms": 1e9},
         }
     )
@@ -82,7 +82,7 @@ def test_the_cloud_of_many_edges_waits_as_in_m_d_1(rho: float) -> None:
             "clouds": REPLICATIONS,
             "seed": 7,
             "workload": {"requests": REQUESTS // edges, "rate_per_s": 1e3 * rho / SERVICE_MS / edges},
-            "link": {"uplink": 1e9},
+            "link": {"uplink_mbps": 1e9},
             "limits": {"deadline_ms": 1e9, "offload_timeout_ms": 1e9},
         }
     )
@@ -121,7 +121,7 @@ def test_batches_let_a_cloud_keep_up_with_more_than_it_can_do_singly() -> None:
         scenario = Scenario.model_validate(
             {
                 "workload": {"requests": 2_000, "rate_per_s": 2e3 / SERVICE_MS},
-                "link": {"uplink": 1e9},
+                "link": {"uplink_mbps": 1e9},
                 "cloud": {"max_batch": max_batch},
                 "limits": {"deadline_ms": 1e9, "offload_timeout_ms": 1e9},
             }

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from simulations.capacity import ConstantRate, DeliveryLog, PiecewiseRate
-from simulations.queues import drain, serve, serve_in_batches
+from simulations.link.capacity import ConstantRate, DeliveryLog, PiecewiseRate
+from simulations.model.queues import drain, serve, serve_in_batches
 
 jobs = st.lists(st.tuples(st.floats(0, 3), st.floats(0, 2), st.booleans()), min_size=1, max_size=30)
 

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import assume, given, settings
 from scenes import Scene, plain_measured, scenes
 
-from branchynet.decisions.adaptation import Adaptation, Replanner
-from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.deadlines import OffloadLimits
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import CodecCost, Link
-from simulations.capacity import ConstantRate, PiecewiseRate
-from simulations.records import CLOUD, EDGE, FALLBACK
-from simulations.replay import Fixed, Ground, Replayed, replay
-from simulations.scenarios import CloudModel, Scenario
-from simulations.simulator import Measured, simulate_cloud
-from simulations.workload import requests_of
+from branchynet.exits.rules import ExitRule
+from branchynet.placement.candidates import Candidates
+from branchynet.placement.offload_deadline import OffloadLimits
+from branchynet.placement.plan import Plan
+from branchynet.placement.replanner import Adaptation, Replanner
+from branchynet.placement.serving_profile import CodecCost, Link
+from simulations.link.capacity import ConstantRate, PiecewiseRate
+from simulations.model.event_replay import Fixed, Replayed, ReplayInputs, replay
+from simulations.model.request_records import CLOUD, EDGE, FALLBACK
+from simulations.model.scenario import CloudModel, Scenario
+from simulations.model.simulator import Measured, simulate_cloud
+from simulations.model.workload import requests_of
 
 NEVER = ExitRule.never(2)
-LOCAL, SENT = Plan(2, NEVER, local_only=True), Plan(0, NEVER)
+LOCAL, SENT = Plan(2, NEVER, edge_only=True), Plan(0, NEVER)
 
 
 @settings(deadline=None, max_examples=40)
@@ -35,14 +35,14 @@ def test_a_fixed_plan_fares_as_in_the_simulator(scene: Scene) -> None:
     profile = scene.measured.profile
     plan = ordinary.plan.plan(scene.measured.own_plan.cut, scene.measured.own_plan.rule)
     requests = requests_of(ordinary, 0, len(scene.measured.table.labels), scene.uplink.period_s)
-    expected = simulate_cloud(ordinary, scene.measured, 0, scene.uplink)
+    expected = simulate_cloud(ordinary, scene.measured, 0, [scene.uplink])
     # There a fallback's own computing is in nobody's way, and replies that leave together queue.
     assume(not (expected.place == FALLBACK).any() and profile.held >= plan.cut)
     link = Link(1.0, ordinary.link.downlink_mbps, ordinary.link.rtt_ms)
     limits = ordinary.limits
-    ground = Ground(scene.measured.table, {}, profile, link, limits.offload, limits.deadline_ms)
+    inputs = ReplayInputs(scene.measured.table, {}, profile, link, limits.offload, limits.deadline_ms)
     way = (scene.uplink, requests.sent_s[0], requests.rows[0])
-    found = replay(Fixed(plan, times=None), ground, *way, start_s=float(requests.offset_s[0])).records
+    found = replay(Fixed(plan, times=None), inputs, *way, start_s=float(requests.offset_s[0])).records
     reply_ms = 8e-3 * profile.reply_bytes / ordinary.link.downlink_mbps
     finished_s = np.sort((found.sent_s + found.latency_ms / 1e3)[found.place == CLOUD])
     assume(not (np.diff(finished_s) < reply_ms / 1e3).any())
@@ -52,11 +52,11 @@ def test_a_fixed_plan_fares_as_in_the_simulator(scene: Scene) -> None:
         np.testing.assert_allclose(getattr(found, column), getattr(expected, column), rtol=1e-6, atol=1e-3)
 
 
-def ground(**options: float) -> Ground:
+def inputs(**options: float) -> ReplayInputs:
     """An edge that takes 40 ms for all of it, a cloud 4 ms, a message of 1,000 bytes."""
     measured: Measured = plain_measured(edge_ms=40, cloud_ms=4, message_bytes=1_000, request_ms=1, offload_ms=1)
     limits = OffloadLimits(options.get("timeout_ms", 300.0), 20.0)
-    return Ground(measured.table, {}, measured.profile, Link(1.0, rtt_ms=10.0), limits, 10_000.0)
+    return ReplayInputs(measured.table, {}, measured.profile, Link(1.0, rtt_ms=10.0), limits, 10_000.0)
 
 
 def sent(seconds: float, per_s: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
@@ -65,13 +65,13 @@ def sent(seconds: float, per_s: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
     return times_s, np.arange(len(times_s)) % 40
 
 
-def adaptive(scene: Ground, **options: float) -> Replanner:
+def adaptive(scene: ReplayInputs, **options: float) -> Replanner:
     candidates = Candidates.given([LOCAL, SENT], scene.table, scene.profile)
     return Replanner(candidates, scene.profile, Link(2.0, rtt_ms=10.0), Adaptation(0.0, **options), 0.0)  # type: ignore[arg-type]
 
 
 def test_the_ways_of_single_requests_by_hand() -> None:
-    scene = ground()
+    scene = inputs()
     one = (np.array([0.5]), np.array([3]))
     local = replay(Fixed(LOCAL), scene, ConstantRate(2.0), *one).records
     assert (local.latency_ms[0], local.place[0]) == (pytest.approx(41), EDGE)
@@ -83,15 +83,15 @@ def test_the_ways_of_single_requests_by_hand() -> None:
 
 
 def test_a_codec_costs_its_times_and_saves_its_bytes() -> None:
-    scene = ground()
+    scene = inputs()
     profile = replace(scene.profile, codecs=(CodecCost(0, "png", 500, 3.0, 2.0),))
-    scene = Ground(scene.table, {}, profile, scene.link, scene.limits, scene.patience_ms)
+    scene = ReplayInputs(scene.table, {}, profile, scene.link, scene.limits, scene.patience_ms)
     found = replay(Fixed(Plan(0, NEVER, codec="png")), scene, ConstantRate(2.0), np.array([0.5]), np.array([3])).records
     assert found.latency_ms[0] == pytest.approx(1 + 3 + 1 + 2 + 10 + 2 + 4)
     assert found.uplink_bytes[0] == 500
 
 
-def outage(scene: Ground, silent_s: float) -> tuple[Replayed, Replayed, Replayed]:
+def outage(scene: ReplayInputs, silent_s: float) -> tuple[Replayed, Replayed, Replayed]:
     """Over a link that is good for 20 s, dead for *silent_s* and good again: one that adapts, and both fixed plans."""
     link = PiecewiseRate(np.array([20.0, 20.0 + silent_s, 60.0 + silent_s]), np.array([5.0, 0.0, 5.0]))
     way = (scene, link, *sent(40 + silent_s))
@@ -99,7 +99,7 @@ def outage(scene: Ground, silent_s: float) -> tuple[Replayed, Replayed, Replayed
 
 
 def test_an_outage_is_left_after_a_request_or_two_and_its_end_is_found() -> None:
-    found, alone, cloud = outage(ground(), 10.0)
+    found, alone, cloud = outage(inputs(), 10.0)
     sent_s = found.records.sent_s
 
     def plans(first_s: float, last_s: float) -> set[Plan]:
@@ -118,7 +118,7 @@ def test_an_outage_is_left_after_a_request_or_two_and_its_end_is_found() -> None
 
 @pytest.mark.parametrize("after_s", [0.01, 10.0])
 def test_where_no_answer_can_be_in_time_the_edge_answers_at_once(after_s: float) -> None:
-    scene = ground()
+    scene = inputs()
     # Half a minute in which a message takes 400 ms.
     link = PiecewiseRate(np.array([after_s, after_s + 30.0, 90.0]), np.array([5.0, 0.02, 5.0]))
     way = (scene, link, *sent(60))
@@ -144,12 +144,12 @@ def test_what_is_told_to_who_chooses_is_what_happened() -> None:
             told.append((round(now_s, 6), sent_bytes, round(network_ms, 6), round(queue_ms, 6)))
 
     # Two at once: the second one waits for the link and then for the cloud no more.
-    replay(Listening(SENT), ground(), ConstantRate(2.0), np.array([1.0, 1.0]), np.array([0, 1]))
+    replay(Listening(SENT), inputs(), ConstantRate(2.0), np.array([1.0, 1.0]), np.array([0, 1]))
     assert told == [(1.02, 1_000, 15.0, 0.0), (1.024, 1_000, 19.0, 0.0)]
 
 
 def test_records_are_of_the_kinds_that_others_have() -> None:
-    found = replay(Fixed(LOCAL), ground(), ConstantRate(1.0), *sent(2)).records
-    other = simulate_cloud(Scenario(), plain_measured(edge_ms=1.0), 0, ConstantRate(1.0))
+    found = replay(Fixed(LOCAL), inputs(), ConstantRate(1.0), *sent(2)).records
+    other = simulate_cloud(Scenario(), plain_measured(edge_ms=1.0), 0, [ConstantRate(1.0)])
     for name, column in found.columns().items():
         assert column.dtype == other.columns()[name].dtype, name

@@ -9,24 +9,25 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import ServingProfile, StageTimes
 from branchynet.errors import InvalidInput
-from orchestrator.fleet_report import VirtualRun, virtual_figures
-from orchestrator.ray_session import ray_session
-from orchestrator.shards import Shard, clouds_of_shards, run_here, run_on_ray
-from simulations.records import PLACES, Records, RecordsFile, Tally
-from simulations.scenarios import CloudModel, Limits, LinkModel, Markov, PlanModel, Scenario, Workload
-from simulations.simulator import Measured, simulate
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.placement.plan import Plan
+from branchynet.placement.serving_profile import ServingProfile, StageTimes
+from orchestrator.nodes.ray_cluster import ray_session
+from orchestrator.runs.fleet_report import VirtualRun, virtual_figures
+from orchestrator.runs.shards import Shard, clouds_of_shards, run_here, run_on_ray
+from simulations.model.request_records import PLACES, Records, RecordsFile
+from simulations.model.request_report import Report
+from simulations.model.scenario import CloudModel, Limits, LinkModel, Markov, PlanModel, Scenario, Workload
+from simulations.model.simulator import Measured, simulate
 
 SCENARIO = Scenario(
     edges=60,
     clouds=7,
     seed=3,
     workload=Workload(rate_per_s=2.0, requests=15),
-    link=LinkModel(uplink=Markov(mbps=(0.1, 5.0), mean_stay_s=(1.0, 3.0))),
+    link=LinkModel(uplink_mbps=Markov(states=(0.1, 5.0), mean_stay_s=(1.0, 3.0))),
     cloud=CloudModel(max_batch=4),
     limits=Limits(offload_timeout_ms=300),
 )
@@ -81,7 +82,7 @@ def test_figures_and_file_are_those_of_the_whole(measured: Measured, tmp_path: P
             file.write(shard.records)
             run.add(shard)
     figures = virtual_figures(run, 1.0, interrupted=False)
-    summary = whole.summary(SCENARIO.limits.deadline_ms)
+    summary = Report.of(whole, SCENARIO.limits.deadline_ms).figures()
     assert {name: figures[name] for name in summary} == summary
     assert sum(summary["share_by_exit"].values()) == pytest.approx(1)
     assert {"fallback", "edge/0", "cloud/1"} <= set(summary["share_by_exit"])
@@ -92,8 +93,3 @@ def test_figures_and_file_are_those_of_the_whole(measured: Measured, tmp_path: P
     table = pq.read_table(tmp_path / "new" / "parts.parquet")
     assert table.equals(pq.read_table(tmp_path / "whole.parquet"))
     assert table["place"].to_pylist() == [PLACES[place] for place in whole.place]
-
-
-def test_a_tally_of_nothing_has_figures_too() -> None:
-    summary = Tally(1_000.0).summary()
-    assert (summary["requests"], summary["answered"], summary["lost"], summary["share_by_exit"]) == (0, 0, 0, {})

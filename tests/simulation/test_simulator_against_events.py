@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scenes import SAMPLES, Scene, plain_measured, scenes
+from scenes import SAMPLES, Scene, plain_measured, scenes, table_of
 
-from branchynet import artifact
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import ServingProfile, StageTimes
-from branchynet.models import cost, zoo
-from branchynet.training.datasets import Dataset
-from branchynet.training.evaluation import measure_outcomes
-from simulations import simulator
-from simulations.capacity import DeliveryLog
-from simulations.oracle import simulate_by_events, simulate_cloud_by_events
-from simulations.records import CLOUD, EDGE, FALLBACK, Records
-from simulations.scenarios import Scenario
-from simulations.simulator import Measured, simulate, simulate_cloud
-from simulations.workload import requests_of
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset
+from branchynet.errors import InvalidInput
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.placement.plan import Plan
+from branchynet.placement.serving_profile import CodecCost, ServingProfile, StageTimes
+from simulations.link.capacity import DeliveryLog
+from simulations.model import simulator
+from simulations.model.oracle import simulate_by_events, simulate_cloud_by_events
+from simulations.model.request_records import CLOUD, EDGE, FALLBACK, Records
+from simulations.model.scenario import EdgeGroup, Fault, PlanModel, Scenario, Workload
+from simulations.model.simulator import Measured, simulate, simulate_cloud
+from simulations.model.workload import requests_of
 
 TIMES = ("sent_s", "latency_ms", "edge_ms", "network_ms", "cloud_ms")
 
@@ -49,7 +51,7 @@ def both(scene: Scene) -> Records:
     else:
         clouds = range(scene.scenario.clouds)
         records, by_events = (
-            Records.joined([run(scene.scenario, scene.measured, cloud, scene.uplink) for cloud in clouds])
+            Records.joined([run(scene.scenario, scene.measured, cloud, [scene.uplink]) for cloud in clouds])
             for run in (simulate_cloud, simulate_cloud_by_events)
         )
     assert_same(records, by_events)
@@ -74,8 +76,8 @@ def happened(scene: Scene, records: Records) -> Counter[str]:
     seen["fallback after asking, cut 0"] = int((fallback & (records.uplink_bytes > 0)).sum()) if cut == 0 else 0
     seen["fallback after asking, deeper cut"] = int((fallback & (records.uplink_bytes > 0)).sum()) if cut else 0
     seen["fallback without asking"] = int((fallback & (records.uplink_bytes == 0)).sum())
-    seen["stayed because the plan is local"] = len(records) if scene.scenario.plan.local_only else 0
-    seen["left at an exit of a split"] = int((records.place == EDGE).sum()) if not scene.scenario.plan.local_only else 0
+    seen["stayed because the plan is local"] = len(records) if scene.scenario.plan.edge_only else 0
+    seen["left at an exit of a split"] = int((records.place == EDGE).sum()) if not scene.scenario.plan.edge_only else 0
     seen["waited for the edge"] = int((records.edge_ms > 1.01 * longest_ms).sum())
     if not isinstance(scene.uplink, DeliveryLog) and offloads.any():
         alone_ms = message_kbit / scene.uplink.mean_mbps + scene.scenario.link.rtt_ms
@@ -97,7 +99,7 @@ def test_every_request_fares_the_same_in_both(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(simulator, "serve_in_batches", spied)
 
     # The same scenes in every run: what they were good for is asserted below.
-    @settings(deadline=None, max_examples=500, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(deadline=None, max_examples=300, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(scenes())
     def agree(scene: Scene) -> None:
         seen.update(happened(scene, both(scene)))
@@ -108,13 +110,87 @@ def test_every_request_fares_the_same_in_both(monkeypatch: pytest.MonkeyPatch) -
     assert min(batches[size] for size in (1, 2, 3, 5)) >= 10, f"batches of some size hardly happened: {dict(batches)}"
 
 
+def unlike(scene: Scene, seed: int) -> Scene:
+    """*scene* with three groups of edges that differ in all that they may, some of which send through a codec."""
+    rng, base, measured = np.random.default_rng(seed), scene.scenario, scene.measured
+    profile, exits = measured.profile, len(measured.profile.exit_stages)
+    cuts = [0, *range(profile.exit_stages[0] + 1, profile.edge.stages + 1)]
+    coded = [cut for cut in cuts if cut < profile.edge.stages]
+    costs = tuple(
+        CodecCost(cut, "png" if cut == 0 else "uint4", *rng.uniform(0.5, 3, 3) * (500, 1, 1)) for cut in coded
+    )
+    measured = replace(
+        measured,
+        profile=replace(profile, codecs=costs),
+        coded={(cost.cut, cost.codec): table_of(exits, rng) for cost in costs},
+    )
+    codecs = {cost.cut: cost.codec for cost in costs}
+
+    def group() -> EdgeGroup:
+        cut = int(rng.choice(cuts))
+        plan = PlanModel(cut=cut, codec=codecs.get(cut) if rng.uniform() < 0.5 else None, edge_only=rng.uniform() < 0.2)
+        changed = {"rtt_ms": float(rng.uniform(0, 50)), "downlink_mbps": float(rng.uniform(0.5, 5))}
+        if rng.uniform() < 0.5:
+            changed["uplink_mbps"] = float(rng.uniform(0.2, 5))
+        rate_per_s = base.workload.rate_per_s * rng.uniform(0.5, 2)
+        return EdgeGroup(
+            count=int(rng.integers(1, 4)),
+            slowdown=float(rng.uniform(0.5, 5)),
+            held=int(rng.integers(profile.held, profile.edge.stages + 1)),
+            workload=Workload(rate_per_s=rate_per_s, requests=int(rng.integers(1, 20))),
+            link=base.link.model_copy(update=changed),
+            plan=plan,
+        )
+
+    values = {**dict(base), "groups": [group() for _ in range(3)], "clouds": int(rng.integers(1, 4))}
+    return Scene(Scenario(**{name: value for name, value in values.items() if name != "edges"}), measured)
+
+
+@given(scenes(), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=40)
+def test_edges_that_differ_are_simulated_each_as_it_is(scene: Scene, seed: int) -> None:
+    mixed = unlike(scene, seed)
+    records = both(mixed)
+    assert len(records) == mixed.scenario.requests
+    numbers, counts = np.unique(records.edge, return_counts=True)
+    assert numbers.tolist() == list(range(mixed.scenario.edges))
+    for edges, group in mixed.scenario.edge_groups():
+        assert set(counts[edges.start : edges.stop]) == {group.workload.requests}
+
+
+def test_one_group_is_as_good_as_edges_that_are_alike_and_groups_inherit() -> None:
+    measured = plain_measured(edge_ms=3, cloud_ms=5, message_bytes=6_000)
+    tables = {"link": {"uplink_mbps": 3.0, "rtt_ms": 8}, "workload": {"requests": 50}, "edge": {"slowdown": 2}}
+    alike = Scenario.model_validate({"edges": 3, "clouds": 2, **tables})
+    assert_same(
+        simulate(Scenario.model_validate({"groups": [{"count": 3}], "clouds": 2, **tables}), measured),
+        both(Scene(alike, measured)),
+    )
+
+
+def test_what_cannot_be_simulated_is_refused() -> None:
+    measured = plain_measured()
+    fault = Fault(part="edge-0", kind="kill", at_s=1, for_s=1)
+    with pytest.raises(InvalidInput, match="edge-0 has a fault; only real nodes can"):
+        simulate(Scenario(faults=(fault,)), measured)
+    with pytest.raises(InvalidInput, match="codec 'png' at cut 0 were not measured"):
+        simulate(Scenario(plan=PlanModel(cut=0, codec="png")), measured)
+    with pytest.raises(InvalidInput, match=r"adapt is 'plans\.json'"):
+        simulate(Scenario(plan=PlanModel(adapt=Path("plans.json"))), measured)
+
+
 def test_a_course_read_by_both_from_the_scenario(tmp_path: Path) -> None:
     trace = tmp_path / "link.txt"
     trace.write_text("0 9\n0.4 1.5\n0.9 0\n1.3 4\n")
     measured = plain_measured(edge_ms=3, cloud_ms=5, message_bytes=6_000, request_ms=0.5, offload_ms=0.7)
-    for uplink in (trace, {"mbps": [0, 2, 9], "mean_stay_s": [0.1, 0.2, 0.3]}, 3.0):
+    for uplink in (
+        {"trace": trace},
+        {"trace": trace, "start_s": 0.85},
+        {"states": [0, 2, 9], "mean_stay_s": [0.1, 0.2, 0.3]},
+        3.0,
+    ):
         scenario = Scenario.model_validate(
-            {"edges": 3, "clouds": 2, "workload": {"requests": 100, "rate_per_s": 20}, "link": {"uplink": uplink}}
+            {"edges": 3, "clouds": 2, "workload": {"requests": 100, "rate_per_s": 20}, "link": {"uplink_mbps": uplink}}
         )
         both(Scene(scenario, measured))
 
@@ -144,7 +220,7 @@ def test_an_answer_at_the_last_moment_is_in_time_and_one_after_it_is_not() -> No
         scenario = Scenario.model_validate(
             {
                 "workload": {"requests": 1},
-                "link": {"uplink": 1.0, "rtt_ms": 32},
+                "link": {"uplink_mbps": 1.0, "rtt_ms": 32},
                 "limits": {"offload_timeout_ms": timeout_ms},
             }
         )
@@ -193,7 +269,7 @@ def test_whoever_is_given_up_still_holds_the_link_and_the_cloud() -> None:
     scenario = Scenario.model_validate(
         {
             "workload": {"arrivals": "periodic", "requests": 30, "rate_per_s": 10},
-            "link": {"uplink": 1.0, "rtt_ms": 0},
+            "link": {"uplink_mbps": 1.0, "rtt_ms": 0},
             "limits": {"offload_timeout_ms": 1_000},
         }
     )
@@ -204,11 +280,13 @@ def test_whoever_is_given_up_still_holds_the_link_and_the_cloud() -> None:
 
 
 def test_a_shard_is_that_part_of_the_whole() -> None:
-    scenario = Scenario.model_validate({"edges": 7, "clouds": 3, "link": {"uplink": 2.0}, "cloud": {"max_batch": 4}})
+    scenario = Scenario.model_validate(
+        {"edges": 7, "clouds": 3, "link": {"uplink_mbps": 2.0}, "cloud": {"max_batch": 4}}
+    )
     measured = plain_measured(edge_ms=20, cloud_ms=30, message_bytes=3_000)
-    capacity = scenario.link.capacity(scenario.seed)
+    uplinks = scenario.uplinks()
     whole = simulate(scenario, measured)
-    parts = [simulate_cloud(scenario, measured, cloud, capacity) for cloud in range(3)]
+    parts = [simulate_cloud(scenario, measured, cloud, uplinks) for cloud in range(3)]
     for name, values in Records.joined(parts).columns().items():
         np.testing.assert_array_equal(whole.columns()[name], values)
     assert len(whole) == 700
@@ -218,8 +296,9 @@ def test_a_shard_is_that_part_of_the_whole() -> None:
 
 @pytest.fixture(scope="module")
 def shipped(sample: Dataset) -> tuple[OutcomeTable, Plan]:
-    manifest, network = artifact.load(zoo.find("lenet-fashion"))
-    return measure_outcomes(network, cost(manifest.architecture), sample), Plan(1, manifest.rule)
+    artifact = Artifact.open("lenet-fashion")
+    manifest, network = artifact.manifest, artifact.network()
+    return measure_outcomes(network, manifest.cost, sample), Plan(1, manifest.rule)
 
 
 def shipped_on_a_slow_edge(shipped: tuple[OutcomeTable, Plan]) -> Measured:
@@ -235,7 +314,7 @@ def test_the_shipped_network_fares_the_same_in_both(shipped: tuple[OutcomeTable,
         {
             "edges": 3,
             "workload": {"rate_per_s": 60, "requests": 200},
-            "link": {"uplink": 1.1, "rtt_ms": 30},
+            "link": {"uplink_mbps": 1.1, "rtt_ms": 30},
             "plan": {"cut": cut},
             "cloud": {"workers": 2, "max_batch": 8, "slowdown": 20},
             "limits": {"deadline_ms": 150, "offload_timeout_ms": 90},

@@ -14,13 +14,14 @@ from PIL import Image
 from plotly.graph_objects import Figure
 from sweep_examples import BASE, measured
 
-from orchestrator.sweeping import run_sweep, write_sweep
-from simulations import report
-from simulations.grid import parse_axes
-from simulations.look import spread
-from simulations.rows import BASELINES
-from simulations.sweep import Halves, points_of
-from simulations.winners import Sweep, by_setting
+from cli.commands.simulate import write_sweep
+from orchestrator.runs.sweep import run_sweep
+from simulations.sweep import html_report
+from simulations.sweep.axes import parse_axes
+from simulations.sweep.best_plans import Sweep, by_setting
+from simulations.sweep.results import BASELINES
+from simulations.sweep.style import spread
+from simulations.sweep.sweep import Halves, points_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome here")
@@ -29,7 +30,7 @@ browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-bro
 def finished(*texts: str) -> Sweep:
     halves = Halves.of(measured())
     rows = run_sweep(points_of(parse_axes(texts), BASE, halves), halves, ray=False)
-    return Sweep(rows, BASE, halves.reported.profile, (200, 200), 0.005)
+    return Sweep(rows, BASE, halves.reported.profile, (200, 200), 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -121,23 +122,23 @@ def test_the_page_itself_names_nothing_to_fetch(out: Path) -> None:
 
 
 def test_a_name_cannot_break_out_of_the_page(sweep: Sweep, tmp_path: Path) -> None:
-    report.write_report(sweep, tmp_path / "report.html", "</script><script>alert(1)</script>")
+    html_report.write_report(sweep, tmp_path / "report.html", "</script><script>alert(1)</script>")
     assert "<script>alert(1)" not in (tmp_path / "report.html").read_text()
 
 
 def test_the_plots_are_what_plotly_knows(sweep: Sweep) -> None:
     """Plotly's script ignores what it does not know; its Python classes do not."""
     for setting, rows in by_setting(sweep.rows).items():
-        Figure(report._front_traces(rows, sweep), report._fronts_layout(sweep.rows))
+        Figure(html_report._front_traces(rows, sweep), html_report._fronts_layout(sweep.rows))
         assert setting in by_setting(sweep.rows)
     for found in sweep.holdings().values():
-        plot = report._map("title", [winner for place, winner in found.items() if place.slowdown == 1], sweep.stages)
+        plot = html_report._map("title", [best for place, best in found.items() if place.slowdown == 1], sweep.stages)
         figure = Figure(plot["data"], plot["layout"])
         assert len(figure.data[0].z) == 2
         assert len(figure.data[0].z[0]) == 3
 
 
-@pytest.mark.parametrize("name", ["fronts.png", "winners.png"])
+@pytest.mark.parametrize("name", ["fronts.png", "best_plans.png"])
 def test_the_pictures_are_pictures(out: Path, name: str) -> None:
     with Image.open(out / name) as picture:
         assert picture.format == "PNG"

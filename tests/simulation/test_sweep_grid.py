@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from branchynet.errors import InvalidInput
-from simulations.grid import AXES, Axis, parse_axes, parse_axis
+from simulations.sweep.axes import AXES, Axis, parse_axes, parse_axis
 
 
 @pytest.mark.parametrize(

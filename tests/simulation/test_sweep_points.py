@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from sweep_examples import BASE, OWN, SAMPLES, measured, times
 
-from branchynet.decisions.calibration import screen
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable, RuleResult
-from branchynet.decisions.plans import Plan
 from branchynet.errors import InvalidInput
-from simulations import sweep
-from simulations.grid import parse_axes
-from simulations.rows import BASELINES
-from simulations.scenarios import LinkModel, Markov, PlanModel, Scenario, Workload
-from simulations.simulator import simulate
-from simulations.sweep import Halves, Point, compare, points_of, run_points, screened_rules, with_plan
+from branchynet.exits.outcomes import OutcomeTable, RuleResult
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.exits.threshold_search import screen
+from branchynet.placement.plan import Plan
+from simulations.model.scenario import EdgeGroup, LinkModel, Markov, PlanModel, Scenario, Workload
+from simulations.model.simulator import simulate
+from simulations.sweep import sweep
+from simulations.sweep.axes import parse_axes
+from simulations.sweep.results import BASELINES
+from simulations.sweep.sweep import Halves, Point, compare, points_of, run_points, screened_rules
 
 HALVES = Halves.of(measured())
 
@@ -102,7 +102,7 @@ def test_every_link_has_every_baseline_whatever_was_asked() -> None:
                 here = [p for p in found if (p.setting.uplink_mbps, p.setting.rtt_ms) == (uplink, rtt)]
                 named = {point.name: point.plan for point in here if point.name}
                 assert named == {
-                    "edge only": Plan(1, OWN.rule, local_only=True),
+                    "edge only": Plan(1, OWN.rule, edge_only=True),
                     "cloud only": Plan(0, OWN.rule),
                     "today's plan": OWN,
                 }
@@ -130,17 +130,17 @@ def test_a_point_is_the_scenario_with_its_values() -> None:
     ]
     scenario = point.scenario
     assert (scenario.clouds, scenario.seed, scenario.link.downlink_mbps) == (2, 7, 9)
-    assert (scenario.link.uplink, scenario.link.rtt_ms, scenario.edges) == (3, 11, 6)
+    assert (scenario.link.uplink_mbps, scenario.link.rtt_ms, scenario.edges) == (3, 11, 6)
     assert (scenario.workload.rate_per_s, scenario.edge.slowdown, scenario.cloud.max_batch) == (2, 5, 8)
     assert scenario.plan == PlanModel(cut=2, criterion=Criterion.ENTROPY, thresholds=(0.7,))
     assert Scenario.model_validate(scenario.model_dump()) == scenario
 
 
 def test_a_link_that_varies_stays_unless_the_uplink_is_swept() -> None:
-    base = BASE.model_copy(update={"link": LinkModel(uplink=Markov(mbps=(1, 20), mean_stay_s=(1, 1)))})
-    assert {type(point.scenario.link.uplink) for point in points("rtt=5,10", base=base)} == {Markov}
+    base = BASE.model_copy(update={"link": LinkModel(uplink_mbps=Markov(states=(1, 20), mean_stay_s=(1, 1)))})
+    assert {type(point.scenario.link.uplink_mbps) for point in points("rtt=5,10", base=base)} == {Markov}
     assert all(1 < point.setting.uplink_mbps < 20 for point in points("rtt=5", base=base))
-    assert {point.scenario.link.uplink for point in points("uplink=2,4", base=base)} == {2.0, 4.0}
+    assert {point.scenario.link.uplink_mbps for point in points("uplink=2,4", base=base)} == {2.0, 4.0}
 
 
 @pytest.mark.parametrize(
@@ -223,6 +223,8 @@ def test_all_cuts_leave_out_those_before_the_first_exit() -> None:
         run_points(points("cut=1", halves=late), late)
 
 
-def test_a_plan_with_a_codec_is_no_scenarios() -> None:
+def test_a_sweep_has_no_codecs_and_no_groups() -> None:
     with pytest.raises(InvalidInput, match="codec is 'jpeg' at cut 0; here it can only be 'raw'"):
-        with_plan(BASE, replace(OWN, cut=0, codec="jpeg"))
+        points("rtt=5", base=BASE.replaced(plan=PlanModel(cut=0, codec="jpeg")))
+    with pytest.raises(InvalidInput, match="2 groups of edges; the edges of a sweep are alike"):
+        points("rtt=5", base=Scenario(groups=(EdgeGroup(), EdgeGroup(slowdown=2))))

@@ -15,14 +15,13 @@ import psutil
 import pytest
 from sweep_examples import BASE, measured
 
+from branchynet import errors
 from branchynet.errors import InvalidInput, SettingsError, Unavailable
-from orchestrator.ray_session import ray_session
-from orchestrator.sweeping import run_sweep
-from simulations import extra
-from simulations.grid import parse_axes
-from simulations.sweep import Halves, Point, points_of
-
-pytestmark = pytest.mark.alone
+from orchestrator.nodes.ray_cluster import ray_session
+from orchestrator.runs.sweep import run_sweep
+from simulations.sweep.axes import parse_axes
+from simulations.sweep.results import Row
+from simulations.sweep.sweep import Halves, Point, points_of
 
 HALVES = Halves.of(measured())
 # What Ray's workers call themselves, at work and between two chunks.
@@ -34,7 +33,15 @@ def sweep_points() -> list[Point]:
 
 
 def ray_processes() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children(recursive=True) if "ray" in " ".join(process.cmdline())]
+    return [process for process in psutil.Process().children(recursive=True) if "ray" in " ".join(command_of(process))]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its words; none of a process that is just ending."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def folders_of(pid: int) -> list[Path]:
@@ -53,13 +60,13 @@ def test_with_and_without_ray_the_rows_are_the_same_even_if_a_worker_dies() -> N
     points = sweep_points()
     counts: list[int] = []
 
-    def on_rows(count: int) -> None:
+    def on_rows(rows: list[Row]) -> None:
         if not counts:
-            workers = [process for process in ray_processes() if process.cmdline()[:1] in WORKERS]
+            workers = [process for process in ray_processes() if command_of(process)[:1] in WORKERS]
             assert workers
             for worker in workers:
                 worker.kill()
-        counts.append(count)
+        counts.append(len(rows))
 
     spread = run_sweep(points, HALVES, on_rows=on_rows)
     assert spread == run_sweep(points, HALVES, ray=False)
@@ -87,12 +94,12 @@ def bad_plan(point: Point) -> object:
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extra, "find_spec", lambda _name: None)
-    with pytest.raises(SettingsError, match=r"ray is not installed: pip install 'branchynet\[simulations\]'"):
+    monkeypatch.setattr(errors, "find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match=r"ray is not installed: pip install 'branchynet\[simulate\]'"):
         run_sweep(sweep_points(), HALVES)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1"])
 def test_a_cluster_that_is_not_there_is_said_at_once(address: str) -> None:
     started = time.monotonic()
     with pytest.raises(Unavailable, match="no Ray cluster at"), ray_session(address):
@@ -100,14 +107,21 @@ def test_a_cluster_that_is_not_there_is_said_at_once(address: str) -> None:
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "ray://127.0.0.1", "http://127.0.0.1:1", "127.0.0.1:99999", "local"])
+def test_a_cluster_whose_address_is_none_is_refused(address: str) -> None:
+    with pytest.raises(InvalidInput, match=r"is no address: .*ray://HOST:PORT or auto"), ray_session(address):
+        pass
+
+
 @pytest.fixture
 def session() -> Iterator[subprocess.Popen[str]]:
-    """A program with Ray up, asleep."""
+    """A program with Ray up, asleep; its user has no home to write to."""
     program = (
-        "import time; from orchestrator.ray_session import ray_session\n"
+        "import time; from orchestrator.nodes.ray_cluster import ray_session\n"
         "with ray_session():\n    print('up', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as running:
+    homeless = {**os.environ, "HOME": "/proc/nowhere"}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=homeless) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "up\n"
         yield running

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulations.scenarios import Scenario
-from simulations.workload import requests_of
+from simulations.model.scenario import Scenario
+from simulations.model.workload import requests_of
 
 
 def scenario_of(**values: Any) -> Scenario:

@@ -1,4 +1,4 @@
-"""`branchynet demo --edge …`: the table and the steady load over nodes that somebody else runs."""
+"""`branchynet demo --edge …`: the table and the soak test over nodes that somebody else runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from branchynet.errors import InvalidInput
 from cli.main import app
-from simulations.link_control import serve_control
-from simulations.link_proxy import LinkProxy
+from simulations.link.control import serve_control
+from simulations.link.proxy import LinkProxy
+from simulations.model.request_report import Report
 
 
 @contextlib.asynccontextmanager
@@ -51,17 +52,17 @@ async def test_the_table_is_measured_over_nodes_that_run(split: Split, tmp_path:
             code, out, err = await finished(process)
     assert (code, err) == (0, "")
     assert "50 Fashion-MNIST test images, 1 edges, no limit up, 0 ms round trip" in out
-    alone = json.loads((tmp_path / "demo.json").read_text())["rows"]
-    assert [row["setup"] for row in alone] == ["early exit + split", "edge only", "cloud only"]
-    assert alone[1]["uplink_bytes_per_image"] < 2
-    assert 784 < alone[2]["uplink_bytes_per_image"] < 784 + 400
+    rows = json.loads((tmp_path / "demo.json").read_text())["rows"]
+    assert [row["setup"] for row in rows] == ["early exit + split", "edge only", "cloud only"]
+    assert rows[1]["link_bytes_per_request"] < 2
+    assert 784 < rows[2]["link_bytes_per_request"] < 784 + 400
     assert (tmp_path / "demo.png").exists()
     assert not (tmp_path / "logs").exists()
 
 
-async def test_a_steady_load_ends_at_ctrl_c_with_its_sum(split: Split, tmp_path: Path) -> None:
+async def test_a_soak_test_ends_at_ctrl_c_with_its_sum(split: Split, tmp_path: Path) -> None:
     """The addresses come from the environment, as they do in a container."""
-    arguments = ("--steady", "600", "--rate", "50", "--images", "20", "--json", str(tmp_path / "copy.json"))
+    arguments = ("--soak", "600", "--rate", "50", "--images", "20", "--json", str(tmp_path / "copy.json"))
     environment = {"BRANCHYNET_DEMO_EDGE": split.edge.target, "BRANCHYNET_DEMO_OUT": str(tmp_path)}
     async with demo(*arguments, **environment) as process:
         assert process.stdout is not None
@@ -71,19 +72,18 @@ async def test_a_steady_load_ends_at_ctrl_c_with_its_sum(split: Split, tmp_path:
         code, out, err = await finished(process)
     assert (code, err) == (0, "")
     assert "no request was lost, no answer was wrong" in out
-    figures = json.loads((tmp_path / "steady.json").read_text())
-    assert figures["sent"] == figures["answered"] >= 50
-    assert set(figures) == {
-        *("rate_per_s", "seconds", "sent", "answered", "by_place", "by_edge", "tried_again"),
-        *("lost", "wrong", "reasons", "latency_ms"),
-    }
+    figures = json.loads((tmp_path / "soak.json").read_text())
+    assert figures["requests"] == figures["answered"] >= 50
+    assert set(figures) == {*Report(1.0).figures(), "rate_per_s", "by_edge"}
+    assert figures["by_edge"] == {split.edge.target: figures["answered"]}
+    assert figures["accuracy"] > 0.7
     assert json.loads((tmp_path / "copy.json").read_text()) == figures
 
 
 async def test_a_lost_request_is_code_1_and_said(split: Split, tmp_path: Path) -> None:
     """The only edge goes away for longer than a request waits."""
     async with LinkProxy("127.0.0.1", split.edge.port, CLEAR) as way:
-        arguments = ("--edge", f"127.0.0.1:{way.port}", "--steady", "3", "--rate", "20", "--images", "20")
+        arguments = ("--edge", f"127.0.0.1:{way.port}", "--soak", "3", "--rate", "20", "--images", "20")
         async with demo(*arguments, "--out", str(tmp_path)) as process:
             assert process.stdout is not None
             while b"sending" not in await asyncio.wait_for(process.stdout.readline(), 60):
@@ -92,8 +92,8 @@ async def test_a_lost_request_is_code_1_and_said(split: Split, tmp_path: Path) -
             way.cut()
             code, out, _ = await finished(process)
     assert code == 1
-    figures = json.loads((tmp_path / "steady.json").read_text())
-    assert 0 < figures["lost"] == figures["sent"] - figures["answered"]
+    figures = json.loads((tmp_path / "soak.json").read_text())
+    assert 0 < figures["lost"] == figures["requests"] - figures["answered"]
     assert f"requests lost: {figures['lost']}, answers wrong: 0" in out
     assert "UNAVAILABLE" in out
 
@@ -105,7 +105,7 @@ async def test_a_lost_request_is_code_1_and_said(split: Split, tmp_path: Path) -
         (["--edge", "127.0.0.1:1", "--link-control", "127.0.0.1:2", "--edges", "3"], "--edges"),
         (["--edge", "127.0.0.1:1", "--link-control", "127.0.0.1:2", "--rtt-ms", "3"], "--rtt-ms"),
         (["--link-control", "127.0.0.1:2"], "--link-control goes with --edge"),
-        (["--steady", "5", "--edges", "1"], "edges is 1"),
+        (["--soak", "5", "--edges", "1"], "edges is 1"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused(arguments: list[str], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
@@ -14,17 +15,23 @@ import numpy as np
 import pytest
 from PIL import Image
 from running_nodes import closed_port, in_process
-from running_programs import program
+from running_programs import ROOT, program
+from typer.testing import CliRunner
 
 import branchynet
-from branchynet import artifact
-from branchynet.decisions.exits import Criterion, softmax
-from branchynet.models import zoo
-from branchynet.training.datasets import Dataset
-from branchynet.training.formats import write_idx
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset
+from branchynet.data.formats import write_idx
+from branchynet.exits.rules import Criterion, softmax
+from cli.main import app
 from edge_node.settings import EdgeSettings
 
 Command = Callable[..., "Ended"]
+COMMANDS = (
+    *("demo", "edge", "cloud", "classify", "bench", "profile", "plan", "calibrate"),
+    *("train", "attach", "evaluate", "models", "simulate", "fleet", "study"),
+)
+STUDIES = ("criteria", "codecs", "drift", "paper", "validate", "replay")
 EVALUATION_KEYS = {
     "accuracy",
     "interval",
@@ -95,9 +102,23 @@ def edge() -> Iterator[str]:
 def test_help_lists_every_command(command: Command) -> None:
     ended = command("--help")
     assert ended.code == 0
-    for name in ("demo", "classify", "edge", "cloud", "evaluate", "profile", "plan", "calibrate", "train"):
+    for name in COMMANDS:
         assert f"│ {name} " in ended.out
-        assert command(name, "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    "words", [*([name] for name in COMMANDS if name != "study"), *(["study", name] for name in STUDIES)], ids=" ".join
+)
+def test_the_help_of_a_command_shows_two_examples_of_it(words: list[str]) -> None:
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    assert shown.output.count("branchynet " + " ".join(words)) >= 2
+
+
+def test_no_command_imports_another() -> None:
+    for path in (ROOT / "cli" / "commands").glob("*.py"):
+        imported = set(re.findall(r"from cli\.(?:commands|studies)[.\w]* import (\w+)", path.read_text()))
+        assert imported <= {"train_bottleneck_of", "soak_test"}, path.name
 
 
 def test_the_edge_command_has_the_flags_of_the_edge_program(command: Command) -> None:
@@ -119,7 +140,7 @@ def test_the_shipped_sample_is_classified(command: Command, edge: str, sample: D
     file = tmp_path / "new" / "answers.json"
     ended = command("classify", "--edge", edge, "--sample", "20", "--json", str(file))
     assert (ended.code, ended.err) == (0, "")
-    manifest = artifact.read_manifest(zoo.find("lenet-fashion"))
+    manifest = Artifact.open("lenet-fashion").manifest
     written = json.loads(file.read_text())
     assert (written["model"], written["content_hash"]) == (manifest.name, manifest.content_hash)
     expected = in_process(sample.images[:20])
@@ -127,7 +148,7 @@ def test_the_shipped_sample_is_classified(command: Command, edge: str, sample: D
     answers = written["answers"]
     assert len(answers) == 20
     for position, answer in enumerate(answers):
-        assert set(answer) == ANSWER_KEYS
+        assert set(answer) == {*ANSWER_KEYS, "true_class"}
         assert answer["label"] == expected.logits[position].argmax()
         assert answer["class"] == manifest.labels[answer["label"]]
         assert answer["class"] in ended.out
@@ -155,6 +176,13 @@ def test_pictures_are_scaled_and_classified(command: Command, edge: str, sample:
     assert labels(str(plain), str(large)) == [expected, expected]
     assert labels("--invert", str(inverted)) == [expected]
     assert [answer["image"] for answer in json.loads(file.read_text())["answers"]] == ["inverted.png"]
+    turned, clear = tmp_path / "turned.jpg", tmp_path / "clear.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).rotate(90).save(turned, exif=exif, quality=100)
+    white = np.full_like(pixels, 255)
+    Image.fromarray(np.dstack([white, white, white, pixels])).save(clear)
+    assert labels("--ground", "black", str(turned), str(clear)) == [expected, expected]
 
 
 def test_policy_rule_and_environment_are_taken(
@@ -177,8 +205,10 @@ def test_policy_rule_and_environment_are_taken(
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "neither pictures nor a sample": (["classify"], "--sample"),
-    "no picture": (["classify", __file__], "not a picture"),
+    "no picture": (["classify", __file__], "not an image"),
     "half a picture": (["classify", "half.png"], "half.png"),
+    "a ground that is no colour": (["classify", "half.png", "--ground", "dirt"], "'dirt'"),
+    "an inverted sample": (["classify", "--sample", "1", "--invert"], "--invert and --ground are for image files"),
     "a folder as picture": (["classify", "folder"], "folder"),
     "figures to nowhere": (["classify", "--sample", "1", "--json", "half.png/answers.json"], "half.png"),
     "two thresholds": (["classify", "--sample", "1", "--threshold", "1", "--threshold", "2"], "2 thresholds"),
@@ -259,14 +289,14 @@ def test_an_artifact_is_trained_evaluated_and_calibrated(command: Command, data:
     first = command(*arguments)
     assert (first.code, first.err) == (0, "")
     assert "300 images to train on, 5,000 held out" in first.words
-    manifest, _ = artifact.load(trained)
+    manifest = Artifact.open(trained).manifest
     assert manifest.name == "bars"
     assert manifest.training["recipe"]["trunk_epochs"] == 1
     assert manifest.results["test"]["images"] == 200
 
     again = command(*arguments)
     assert again.code == 0
-    assert artifact.read_manifest(trained).content_hash == manifest.content_hash, "a finished run trained on"
+    assert Artifact.open(trained).manifest.content_hash == manifest.content_hash, "a finished run trained on"
 
     file = tmp_path / "table.json"
     options = ["--artifact", str(trained), "--data", str(data), "--json", str(file)]
@@ -275,19 +305,19 @@ def test_an_artifact_is_trained_evaluated_and_calibrated(command: Command, data:
     assert (figures["artifact"], figures["images"]) == ("bars", 200)
     assert figures["early_exit"]["accuracy"] == pytest.approx(manifest.results["test"]["accuracy"])
 
-    chosen = ["--criterion", "margin", "--max-drop", "0.5", "--temperature"]
+    chosen = ["--criterion", "margin", "--accuracy-drop", "50", "--temperature"]
     ended = command("calibrate", *options, *chosen, "--out", str(calibrated))
     assert (ended.code, ended.err) == (0, "")
     figures = json.loads(file.read_text())
     assert (figures["artifact"], figures["images"], figures["criterion"]) == ("bars", 5_000, "margin")
-    copied = artifact.read_manifest(calibrated)
+    copied = Artifact.open(calibrated).manifest
     assert copied.content_hash == manifest.content_hash
     assert copied.rule.criterion is Criterion.MARGIN
     assert list(copied.rule.thresholds) == figures["thresholds"]
     assert list(copied.rule.temperatures) == figures["temperatures"]
     assert len(copied.rule.temperatures) == 2
     assert "test" not in copied.results
-    artifact.load(calibrated)
+    Artifact.open(calibrated).network()
     check_budgets(command, options, file, tmp_path)
     check_comparison(command, options, file, tmp_path)
 
@@ -301,7 +331,7 @@ def test_workers_train_together_and_go_on_where_one_stopped(command: Command, da
     assert ended.code == 0, ended.err
     phases = [json.loads(line)["phase"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert phases == ["trunk", "joint", "baseline"], "only the first worker writes, and each phase is trained once"
-    assert artifact.read_manifest(trained).results["test"]["images"] == 200
+    assert Artifact.open(trained).manifest.results["test"]["images"] == 200
 
 
 def check_budgets(command: Command, options: list[str], file: Path, folder: Path) -> None:
@@ -326,7 +356,7 @@ def check_budgets(command: Command, options: list[str], file: Path, folder: Path
         (["--ms", "1", "--stage-ms", "1,2,3"], "has 2 stages"),
         (["--ms", "1", "--stage-ms", "1,x"], "1,x is not numbers"),
         (["--ms", "1", "--macs", "1"], "there is one budget"),
-        (["--compare", "--macs", "1"], "--compare knows only"),
+        (["--keep-rule", "--macs", "1"], "--keep-rule chooses no rule"),
         (["--fix", "first=1"], "--fix first=1 is not EXIT=THRESHOLD"),
     ):
         ended = command("calibrate", *options, *arguments)
@@ -337,7 +367,7 @@ def check_budgets(command: Command, options: list[str], file: Path, folder: Path
 def check_comparison(command: Command, options: list[str], file: Path, folder: Path) -> None:
     """All criteria on the held-out images and on the test set."""
     drawn = folder / "trust.png"
-    ended = command("calibrate", *options, "--compare", "--halvings", "2", "--plot", str(drawn))
+    ended = command("study", "criteria", *options[1:], "--halvings", "2", "--plot", str(drawn))
     assert (ended.code, ended.err) == (0, "")
     assert "Test: 200 images" in ended.words
     assert "2 random halvings" in ended.words

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from running_programs import ROOT, program
 
-from branchynet.training.datasets import Dataset
+from branchynet.data.datasets import Dataset
 
 EXAMPLE = ROOT / "examples" / "classify.py"
 LINE = re.compile(r"(\S.*?) +([01]\.\d{3})  exit (\d)  (edge|cloud|fallback)")

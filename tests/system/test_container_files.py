@@ -117,11 +117,13 @@ def test_the_client_waits_for_all() -> None:
 
 
 def test_the_image_runs_as_nobody_and_has_its_dependencies_in_a_layer_of_their_own() -> None:
-    lines = DOCKERFILE.splitlines()
-    last = max(index for index, line in enumerate(lines) if line.startswith("FROM"))
-    assert "USER 10001" in lines[last:]
-    assert any(re.fullmatch(r'CMD \[".*"\]', line) for line in lines[last:])
-    assert "pip" not in "\n".join(lines[last:]), "the last stage only copies"
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.M)
+    base, *images = [stage for stage in stages if re.match(r"\S+ AS base|base AS", stage)]
+    assert "USER 10001" in base.splitlines()
+    assert any(re.fullmatch(r'CMD \[".*"\]', line) for line in base.splitlines())
+    assert [image.split()[2] for image in images] == ["laboratory", "node"], "the last one is what compose builds"
+    for image in images:
+        assert all(line.startswith("COPY --from=") for line in image.splitlines()[1:] if line), "images only copy"
     installed = DOCKERFILE.index("--requirement requirements.txt")
     assert installed < DOCKERFILE.index("COPY . .")
 

@@ -1,8 +1,7 @@
-"""`branchynet drift`, and what `calibrate --tolerated-loss` prints and records, on the shipped network and sample."""
+"""`branchynet study drift`, and what `calibrate --tolerated-loss` prints and records, on the shipped sample."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,19 +12,19 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from branchynet import artifact
-from branchynet.decisions.drift import Reference
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.risk import Loss, control_risk
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset
+from branchynet.data.formats import write_idx
 from branchynet.errors import InvalidInput
-from branchynet.models import cost, zoo
-from branchynet.reference import record_calibration, reference_of
-from branchynet.training.assembly import calibration_table, copy_with_rule
-from branchynet.training.datasets import Dataset
-from branchynet.training.evaluation import measure_outcomes
-from branchynet.training.formats import write_idx
-from cli import drift, guarantee
+from branchynet.evaluation.calibrate import calibration_table, copy_with_rule
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.drift import Reference
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.risk_control import Loss, control_risk
+from branchynet.exits.rules import Criterion, ExitRule
+from cli.studies import drift
+from cli.tables import guarantee
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(drift.drift)
@@ -34,8 +33,9 @@ FEW = ["--sample", "--images", "200", "--orders", "2", "--clean-orders", "3"]
 
 @pytest.fixture(scope="module")
 def table(sample: Dataset) -> OutcomeTable:
-    manifest, network = artifact.load(zoo.find("lenet-fashion"))
-    return measure_outcomes(network, cost(manifest.architecture), sample)
+    artifact = Artifact.open("lenet-fashion")
+    manifest, network = artifact.manifest, artifact.network()
+    return measure_outcomes(network, manifest.cost, sample)
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_drift_prints_a_row_for_each_corruption_and_draws_it(table: OutcomeTable, copied: Path, tmp_path: Path) -> None:
-    manifest = artifact.read_manifest(copied)
-    record_calibration(copied, Reference.of(table, manifest.rule))
+    artifact = Artifact.open(copied)
+    artifact.with_calibration(Reference.of(table, artifact.manifest.rule)).save()
     written, picture = tmp_path / "drift.json", tmp_path / "drift.png"
     ended = CliRunner().invoke(app, [str(copied), *FEW, "--json", str(written), "--plot", str(picture)])
     assert ended.exit_code == 0, ended.output
@@ -57,7 +57,7 @@ def test_drift_prints_a_row_for_each_corruption_and_draws_it(table: OutcomeTable
     assert rows["noise", 5]["accuracy"] < rows["clean", 0]["accuracy"] - 0.3
     assert rows["noise", 5]["macs"] > 1.2 * figures["budget_macs"]
     assert rows["noise", 5]["retuned_macs"] < rows["noise", 5]["macs"]
-    assert figures["budget_macs"] == manifest.results["calibration"]["macs"]
+    assert figures["budget_macs"] == artifact.manifest.results["calibration"]["macs"]
     assert "noise 5" in ended.output
     assert f"{100 * rows['noise', 5]['accuracy']:.2f}" in ended.output
     assert min(np.asarray(Image.open(picture)).shape[:2]) > 300
@@ -68,13 +68,13 @@ def test_without_a_record_the_held_out_images_are_measured(sample: Dataset, copi
     folder.mkdir()
     (folder / "train-images-idx3-ubyte").write_bytes(write_idx(sample.images[:, 0]))
     (folder / "train-labels-idx1-ubyte").write_bytes(write_idx(sample.labels.astype(np.uint8)))
-    manifest = artifact.read_manifest(copied)
+    manifest = Artifact.open(copied).manifest
     recipe = {**manifest.training["recipe"], "calibration_images": 500}
-    artifact.write_manifest(copied, dataclasses.replace(manifest, training={"recipe": recipe}, results={}))
+    Artifact.open(copied).with_fields(training={"recipe": recipe}, results={}).save()
     written = tmp_path / "drift.json"
     ended = CliRunner().invoke(app, [str(copied), "--data", str(tmp_path), *FEW, "--json", str(written)])
     assert ended.exit_code == 0, ended.output
-    _, held_out = calibration_table(str(copied), tmp_path)
+    held_out = calibration_table(Artifact.open(copied), tmp_path)
     assert len(held_out.labels) == 500
     assert json.loads(written.read_text())["budget_macs"] == held_out.apply(manifest.rule).cost
 
@@ -91,11 +91,11 @@ def test_a_guarantee_is_printed_and_recorded(
     figures = guarantee.guarantee_figures("lenet-fashion", found)
     assert figures["guarantee"]["samples"] == 800
     assert figures["criterion"] == "entropy"
-    copy_with_rule("lenet-fashion", copied, table, found.rule, found)
-    manifest = artifact.read_manifest(copied)
+    copy_with_rule(Artifact.open("lenet-fashion"), copied, table, found.rule, found)
+    manifest = Artifact.open(copied).manifest
     assert manifest.rule == found.rule
     assert manifest.results["calibration"]["guarantee"] == found.to_json()
-    assert reference_of(manifest) == Reference.of(table, found.rule)
+    assert Artifact.open(copied).drift_reference == Reference.of(table, found.rule)
 
 
 def test_that_nothing_could_be_proved_is_said(table: OutcomeTable, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,8 +105,7 @@ def test_that_nothing_could_be_proved_is_said(table: OutcomeTable, capsys: pytes
 
 
 def test_a_rule_without_a_score_cannot_be_watched(copied: Path) -> None:
-    manifest = artifact.read_manifest(copied)
-    artifact.write_manifest(copied, manifest.with_rule(ExitRule(Criterion.PATIENCE, (1.0,)), {}))
+    Artifact.open(copied).with_rule(ExitRule(Criterion.PATIENCE, (1.0,)), {}).save()
     ended = CliRunner().invoke(app, [str(copied), *FEW])
     assert isinstance(ended.exception, InvalidInput)
     assert "leaves by patience, which has no score to watch" in str(ended.exception)

@@ -12,17 +12,17 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from branchynet import artifact
-from branchynet.decisions.exits import ExitRule
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.manifest import Manifest
+from branchynet.data import sources
+from branchynet.data.datasets import Dataset, load_sample
+from branchynet.data.formats import write_idx
+from branchynet.data.sources import Remote
 from branchynet.errors import BranchyNetError, Unavailable
-from branchynet.manifest import Manifest
-from branchynet.models import Architecture, build, zoo
-from branchynet.network import Normalisation
-from branchynet.training import sources
-from branchynet.training.datasets import Dataset, load_sample
-from branchynet.training.formats import write_idx
-from branchynet.training.paper import TABLE_I
-from branchynet.training.sources import Remote
+from branchynet.evaluation.paper import TABLE_I
+from branchynet.models.architectures import Architecture, build
+from branchynet.network.normalisation import Normalisation
 from cli.main import app
 
 QUICK = ("--timing-images", "3", "--passes", "2")
@@ -45,22 +45,9 @@ def untrained(folder: Path, architecture: Architecture, like: Manifest, dataset:
     """An artifact of random weights for the data set *dataset*, otherwise as *like* says."""
     torch.manual_seed(0)
     network = build(architecture, Normalisation((0.3,), (0.35,))).eval()
-    manifest = dataclasses.replace(
-        like,
-        name=folder.name,
-        architecture=architecture,
-        normalisation=network.normalisation,
-        dataset=dataset,
-        rule=ExitRule.never(network.exits),
-        files={},
-        results={},
-        codec_ranges={},
-    )
-    final = f"stages.{network.total_stages - 1}.head."
-    weights = network.state_dict().items()
-    artifact.save(
-        folder, manifest, network, {name: w for name, w in weights if ".trunk." in name or name.startswith(final)}
-    )
+    Artifact.create(
+        folder, network, name=folder.name, architecture=architecture, labels=like.labels, dataset=dataset
+    ).with_fields(training=like.training).save()
 
 
 @pytest.fixture
@@ -77,16 +64,16 @@ def early(tmp_path: Path) -> Path:
     """A copy of the shipped network that says it held out 100 images."""
     folder = tmp_path / "early"
     shutil.copytree(zoo.find("lenet-fashion"), folder)
-    manifest = artifact.read_manifest(folder)
+    manifest = Artifact.open(folder).manifest
     recipe = {**manifest.training["recipe"], "calibration_images": 100}
-    artifact.write_manifest(folder, dataclasses.replace(manifest, training={"recipe": recipe}))
+    Artifact.open(folder).with_fields(training={"recipe": recipe}).save()
     return folder
 
 
 @pytest.fixture
 def small(tmp_path: Path, early: Path) -> Path:
     """A plain network that knows nothing."""
-    untrained(tmp_path / "small", Architecture("lenet-small", "plain"), artifact.read_manifest(early), "fashion-mnist")
+    untrained(tmp_path / "small", Architecture("lenet-small", "plain"), Artifact.open(early).manifest, "fashion-mnist")
     return tmp_path / "small"
 
 
@@ -108,15 +95,15 @@ def test_both_engines_are_timed_and_the_figures_drawn(tmp_path: Path) -> None:
     assert picture.read_text().startswith("<?xml")
 
 
-def test_yardsticks_are_measured_named_recorded_and_found_again(
+def test_baselines_are_measured_named_recorded_and_found_again(
     tmp_path: Path, data: Path, early: Path, small: Path
 ) -> None:
-    before = artifact.read_manifest(early)
+    before = Artifact.open(early).manifest
     file = tmp_path / "table.json"
     beside = ("--static", small, "--cascade", small)
     result = run("evaluate", early, "--data", data, *beside, *QUICK, "--record", "--json", file)
     figures = json.loads(file.read_text())
-    static, cascade = figures["yardsticks"]["static"], figures["yardsticks"]["cascade"]
+    static, cascade = figures["baselines"]["static"], figures["baselines"]["cascade"]
     assert static["accuracy"] < 0.3
     assert static["macs"] < figures["early_exit"]["macs"]
     assert static["verdict"].startswith("neither beats the other: less accurate")
@@ -127,12 +114,12 @@ def test_yardsticks_are_measured_named_recorded_and_found_again(
     assert f"static small: {static['verdict']}" in words
     assert f"cascade small: {cascade['verdict']}" in words
 
-    after = artifact.read_manifest(early)
+    after = Artifact.open(early).manifest
     assert after.content_hash == before.content_hash
-    assert after.yardsticks == {"static": str(small), "cascade": str(small)}
+    assert after.baselines == {"static": str(small), "cascade": str(small)}
     recorded = after.results["test"]
     assert (recorded["images"], recorded["accuracy"]) == (200, figures["early_exit"]["accuracy"])
-    assert recorded["evaluation"]["yardsticks"]["static"]["accuracy"] == pytest.approx(static["accuracy"])
+    assert recorded["evaluation"]["baselines"]["static"]["accuracy"] == pytest.approx(static["accuracy"])
     assert recorded["evaluation"]["command"] == figures["command"]
 
     # No flag now: the manifest names them. One of them is away, and that is said.
@@ -155,15 +142,15 @@ def test_table_one_is_printed_beside_what_there_is(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     paper = TABLE_I[0]
     like = dataclasses.replace(
-        artifact.read_manifest(zoo.find("lenet-mnist")),
+        Artifact.open("lenet-mnist").manifest,
         training={"recipe": {"trunk_epochs": 3, "joint_epochs": 5}},
     )
-    others = tuple(name for name in zoo.shipped() if not name.startswith("paper-"))
-    monkeypatch.setattr(zoo, "shipped", lambda: others)
+    others = {name: zoo.find(name) for name in zoo.shipped() if not name.startswith("paper-")}
+    monkeypatch.setattr(zoo, "_shipped", lambda: others)
     untrained(tmp_path / "runs" / paper.artifact / "artifact", paper.architecture, like, "mnist")
     write_data(tmp_path / "data" / "mnist", "t10k", load_sample().take(range(100)))
     file = tmp_path / "paper.json"
-    result = run("evaluate", "--table", "paper", "--data", tmp_path / "data", *QUICK, "--json", file)
+    result = run("study", "paper", "--data", tmp_path / "data", *QUICK, "--json", file)
     words = " ".join(result.output.split())
     rows = json.loads(file.read_text())["rows"]
     assert [row["artifact"] for row in rows] == [row.artifact for row in TABLE_I]
@@ -188,7 +175,7 @@ def test_table_one_does_without_the_data_that_are_not_here(tmp_path: Path, monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_data(tmp_path / "data" / "mnist", "t10k", load_sample().take(range(100)))
     file = tmp_path / "paper.json"
-    asked = ("evaluate", "--table", "paper", "--data", str(tmp_path / "data"), *QUICK, "--json", str(file))
+    asked = ("study", "paper", "--data", str(tmp_path / "data"), *QUICK, "--json", str(file))
     words = " ".join(run(*asked).output.split())
     rows = {row["artifact"]: row for row in json.loads(file.read_text())["rows"]}
     assert rows["paper-lenet-mnist"]["ours"]["images"] == 100
@@ -224,10 +211,9 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "two names": (("lenet-mnist", "--artifact", "lenet-fashion"), "one of them is enough"),
     "a picture of no kind": (("--plot", "figure.pdf"), "figure.pdf"),
     "a record of a tenth": (("--sample", "--record"), "whole test set"),
-    "a table of one": (("lenet-mnist", "--table", "paper"), "takes no name"),
     "another's sample": (("lenet-mnist", "--sample"), "lenet-mnist is for mnist"),
-    "a yard-stick with exits": (("--sample", "--static", "lenet-mnist"), "lenet-mnist has 2 exits"),
-    "no such yard-stick": (("--sample", "--cascade", "nothing"), "'nothing'"),
+    "a baseline with exits": (("--sample", "--static", "lenet-mnist"), "lenet-mnist has 2 exits"),
+    "no such baseline": (("--sample", "--cascade", "nothing"), "'nothing'"),
 }
 
 
@@ -241,7 +227,7 @@ def test_mistakes_are_refused_with_their_value(mistake: str) -> None:
 
 def test_codecs_are_tabled_with_their_messages_counted(data: Path, early: Path, tmp_path: Path) -> None:
     written = tmp_path / "codecs.json"
-    printed = run("evaluate", early, "--codecs", "--data", data, "--json", written).output
+    printed = run("study", "codecs", early, "--data", data, "--json", written).output
     figures = json.loads(written.read_text())
     rows = {(row["cut"], row["codec"]): row for row in figures["codecs"]}
     assert "cut 0: 100.0 % of the images" in printed

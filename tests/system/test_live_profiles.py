@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,15 +11,17 @@ import numpy as np
 import pytest
 from running_programs import program
 from test_evaluate import write_data
+from typer import Typer
 from typer.testing import CliRunner
 
-from branchynet import artifact
-from branchynet.decisions.timing import CodecCost, ServingProfile, StageTimes
+from benchmarks.plan_grid.__main__ import app as plan_grid
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.profile_file import read_profile, write_profile
+from branchynet.data.datasets import load_sample
 from branchynet.errors import InvalidInput
-from branchynet.models import zoo
-from branchynet.training.datasets import load_sample
+from branchynet.placement.serving_profile import CodecCost, ServingProfile, StageTimes
 from cli.main import app
-from orchestrator.measuring import read_profile, write_profile
 
 # Several nodes are started, each of which loads torch.
 pytestmark = pytest.mark.timeout(300)
@@ -36,15 +37,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("live")
     write_data(folder / "data" / "fashion-mnist", "train", load_sample().take(range(400)))
     shutil.copytree(zoo.find("lenet-fashion"), folder / "early")
-    manifest = artifact.read_manifest(folder / "early")
+    manifest = Artifact.open(folder / "early").manifest
     recipe = {**manifest.training["recipe"], "calibration_images": 100}
-    artifact.write_manifest(folder / "early", dataclasses.replace(manifest, training={"recipe": recipe}))
+    Artifact.open(folder / "early").with_fields(training={"recipe": recipe}).save()
     return folder
 
 
-def invoke(*arguments: object) -> tuple[str, int]:
-    """What the command prints, in one line, and how it ends."""
-    result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "160"})
+def invoke(*arguments: object, command: Typer = app) -> tuple[str, int]:
+    """What *command* prints, in one line, and how it ends."""
+    result = CliRunner().invoke(command, list(map(str, arguments)), env={"COLUMNS": "160"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return " ".join(result.output.split()), result.exit_code
@@ -52,8 +53,8 @@ def invoke(*arguments: object) -> tuple[str, int]:
 
 @pytest.mark.alone
 def test_a_profile_of_live_nodes_is_one_to_plan_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.measuring.FEW_REQUESTS", 12)
-    monkeypatch.setattr("orchestrator.measuring.ROUNDS", 3)
+    monkeypatch.setattr("orchestrator.profiling.local_profile.FEW_REQUESTS", 12)
+    monkeypatch.setattr("orchestrator.profiling.local_profile.ROUNDS", 3)
     out, figures_file = folder / "remote.json", folder / "figures.json"
     with (
         program("cloud_node", "--port", "0", "--control") as cloud_node,
@@ -83,7 +84,7 @@ def test_points_of_the_grid_are_measured_beside_what_was_predicted(folder: Path)
     write_profile(folder / "profile.json", PROFILE)
     given = ("-a", folder / "early", "--data", folder / "data", "--profile", folder / "profile.json")
     live = ("--live", 2, "--requests", 10, "--logs", folder / "logs", "--json", folder / "grid.json")
-    words, code = invoke("plan-grid", *given, *live)
+    words, code = invoke(*given, *live, command=plan_grid)
     figures: dict[str, Any] = json.loads((folder / "grid.json").read_text())
     assert len(figures["points"]) == 48
     assert figures["least_margin"] == min(point["margin"] for point in figures["points"]) >= 1
@@ -110,6 +111,6 @@ def test_mistakes_are_refused_with_their_value(folder: Path) -> None:
     with pytest.raises(InvalidInput, match="--engine is onnx; nodes that run already have their own"):
         invoke("profile", "--edge", "here:1", "--cloud", "there:2", "--engine", "onnx")
     with pytest.raises(InvalidInput, match="--held is 3; it must be 1, the artifact's cut, to 2"):
-        invoke("plan-grid", "-a", folder / "early", "--held", 3)
+        invoke("-a", folder / "early", "--held", 3, command=plan_grid)
     with pytest.raises(InvalidInput, match="--live is 1; two points or more"):
-        invoke("plan-grid", "-a", folder / "early", "--live", 1)
+        invoke("-a", folder / "early", "--live", 1, command=plan_grid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -13,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from running_nodes import closed_port
-from running_programs import ROOT, program
+from running_programs import ROOT, behind_proxy, program
 
 from branchynet import Client
-from branchynet.training.datasets import Dataset
+from branchynet.data.datasets import Dataset
 
 EXAMPLE = ROOT / "examples" / "node"
 LINE = re.compile(r"image (\d+): (\d+) (.+), exit (\d), (edge|cloud|fallback), (\d+) bytes up")
@@ -46,9 +47,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Run:
             pytest.skip(f"npm reaches no registry: {away.group()}")
         pytest.fail(f"npm install: {done.stderr[-2_000:]}")
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["node", "classify.js", *arguments]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command, env = ["node", "classify.js", *arguments], {**os.environ, **(env or {})}
+        return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
 
     return run
 
@@ -83,6 +84,11 @@ def test_it_prints_what_its_first_comment_shows(node: Run, edge: str) -> None:
     shown = [line for line in comment if LINE.fullmatch(line)]
     assert len(shown) == 6
     assert node("--edge", edge).stdout.splitlines()[1:] == shown
+
+
+def test_it_asks_no_proxy_for_the_web(node: Run, edge: str) -> None:
+    with closed_port() as proxy:
+        assert node("--edge", edge, env=behind_proxy(proxy)).stderr == ""
 
 
 def test_it_reads_raw_pixels(node: Run, edge: str, sample: Dataset, tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import grpc
 import pytest
 import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_programs import program
 
-from branchynet.training.datasets import Dataset
+from branchynet.data.datasets import Dataset
+from branchynet.rpc.channel import open_blocking_channel
 
 
 @pytest.mark.parametrize("role", ["edge", "cloud"])
@@ -17,11 +17,11 @@ def test_a_node_program_answers_tritonclient(sample: Dataset, role: str) -> None
     options = ["--cloud", ""] if role == "edge" else []
     with program(f"{role}_node", "--port", "0", *options) as node:
         target = f"127.0.0.1:{node.ready()}"
-        with grpc.insecure_channel(target) as channel:
+        with open_blocking_channel(target, 2**24) as channel:
             request = health_pb2.HealthCheckRequest(service="inference.GRPCInferenceService")
             reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=20)
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
-        client = triton.InferenceServerClient(target)
+        client = triton.InferenceServerClient(target, channel_args=[("grpc.enable_http_proxy", 0)])
         assert client.get_server_metadata().name == f"branchynet-{role}"
         image = triton.InferInput("image", images.shape, "UINT8").set_data_from_numpy(images)
         result = client.infer("lenet-fashion", [image])

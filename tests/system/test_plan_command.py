@@ -14,19 +14,18 @@ from pydantic import TypeAdapter
 from test_evaluate import write_data
 from typer.testing import CliRunner
 
-from branchynet import artifact
-from branchynet.decisions.adaptation import Replanner
-from branchynet.decisions.placement import Constraints
-from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.plan_file import read_plan_file
+from branchynet.artifact.profile_file import write_profile
+from branchynet.data.datasets import load_sample
 from branchynet.errors import InvalidInput, Unavailable
-from branchynet.models import zoo
-from branchynet.plan_file import read_plan_file
-from branchynet.training.assembly import held_out_images
-from branchynet.training.datasets import load_sample
+from branchynet.placement.optimise import Constraints
+from branchynet.placement.replanner import Replanner
+from branchynet.placement.serving_profile import CodecCost, Link, ServingProfile, StageTimes
 from cli.main import app
-from orchestrator.measuring import write_profile
-from orchestrator.plan_map import RTTS_MS, UPLINKS_MBPS, draw_map
-from orchestrator.planning import Ground, Wish, winners
+from cli.plots.plan_map import RTTS_MS, UPLINKS_MBPS, draw_map
+from orchestrator.runs.plan_inputs import PlanInputs, PlanObjective, best_over_links
 
 TIMES = StageTimes((1,), ((1.0,), (0.6,)))
 CODECS = (
@@ -44,17 +43,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plan")
     write_data(folder / "data" / "fashion-mnist", "train", load_sample().take(range(400)))
     shutil.copytree(zoo.find("lenet-fashion"), folder / "early")
-    manifest = artifact.read_manifest(folder / "early")
+    manifest = Artifact.open(folder / "early").manifest
     recipe = {**manifest.training["recipe"], "calibration_images": 100}
-    artifact.write_manifest(folder / "early", dataclasses.replace(manifest, training={"recipe": recipe}))
+    Artifact.open(folder / "early").with_fields(training={"recipe": recipe}).save()
     write_profile(folder / "profile.json", PROFILE)
     return folder
 
 
 @pytest.fixture(scope="module")
-def ground(folder: Path) -> Ground:
-    manifest, network = artifact.load_runner(folder / "early")
-    return Ground.of(manifest, network, held_out_images(manifest, folder / "data"), PROFILE)
+def inputs(folder: Path) -> PlanInputs:
+    artifact = Artifact.open(folder / "early")
+    network = artifact.runner(engine=artifact.reference_engine)
+    return PlanInputs.of(artifact, network, artifact.calibration_split(folder / "data")[1], PROFILE)
 
 
 def run(folder: Path, *arguments: object) -> tuple[str, dict[str, Any]]:
@@ -68,9 +68,9 @@ def run(folder: Path, *arguments: object) -> tuple[str, dict[str, Any]]:
     return " ".join(result.output.split()), json.loads(file.read_text())
 
 
-def test_the_best_plans_stand_beside_those_that_need_no_choice(folder: Path, ground: Ground) -> None:
+def test_the_best_plans_stand_beside_those_that_need_no_choice(folder: Path, inputs: PlanInputs) -> None:
     words, found = run(folder, *LINK, "--accuracy-drop", "2")
-    rule, table = ground.manifest.rule, ground.table
+    rule, table = inputs.manifest.rule, inputs.table
     own = table.apply(rule)
     today, alone, cloud = (found["baselines"][name] for name in ("today", "edge only", "cloud only"))
     assert (today["cut"], today["codec"], today["thresholds"]) == (1, "fp32", list(rule.thresholds))
@@ -82,7 +82,7 @@ def test_the_best_plans_stand_beside_those_that_need_no_choice(folder: Path, gro
     sent_ms = 8e-3 * (837 + 59) / 5
     assert cloud["mean_ms"] == pytest.approx(1.0 + 1.5 + 40 + sent_ms + 1.0 + 0.6 * own.exit_shares[1])
 
-    ways = [(row["cut"], row["codec"], row["local_only"]) for row in found["plans"]]
+    ways = [(row["cut"], row["codec"], row["edge_only"]) for row in found["plans"]]
     assert 2 <= len(set(ways)) == len(ways) <= 5
     assert [row["mean_ms"] for row in found["plans"]] == sorted(row["mean_ms"] for row in found["plans"])
     floor = table.correct[-1].mean() - 0.02
@@ -97,36 +97,36 @@ def test_the_best_plans_stand_beside_those_that_need_no_choice(folder: Path, gro
     assert "on 100 held-out images" in words
 
 
-def test_sizes_are_those_of_the_images_that_are_offloaded(folder: Path, ground: Ground) -> None:
-    costs = {(cost.cut, cost.codec): cost for cost in ground.profile.codecs}
+def test_sizes_are_those_of_the_images_that_are_offloaded(folder: Path, inputs: PlanInputs) -> None:
+    costs = {(cost.cut, cost.codec): cost for cost in inputs.profile.codecs}
     assert set(costs) == {(0, "webp-80"), (1, "uint8+zstd"), (1, "uint4+zstd")}
     for cost in CODECS:
         measured = costs[cost.cut, cost.codec]
         assert (measured.encode_ms, measured.decode_ms) == (cost.encode_ms, cost.decode_ms)
         assert 0.5 * cost.message_bytes < measured.message_bytes < 1.5 * cost.message_bytes
-    assert ground.coded[1, "uint4+zstd"] is not ground.table
+    assert inputs.coded[1, "uint4+zstd"] is not inputs.table
 
 
-def test_the_plans_for_an_edge_that_adapts_are_those_that_may_win(folder: Path, ground: Ground) -> None:
+def test_the_plans_for_an_edge_that_adapts_are_those_that_may_win(folder: Path, inputs: PlanInputs) -> None:
     file = folder / "plans.json"
     options = ("--edge-slowdown", "20", "--accuracy-drop", "2", "--held", "2", "--deadline-ms", "250", "--out", file)
     words, found = run(folder, *LINK, *options)
     plans = read_plan_file(file)
     assert f"{len(plans.candidates)} plans" in words
-    assert (plans.artifact, plans.content_hash) == (ground.manifest.name, ground.manifest.content_hash)
+    assert (plans.artifact, plans.content_hash) == (inputs.manifest.name, inputs.manifest.content_hash)
     assert plans.guessed == Link(5.0, rtt_ms=40.0)
     assert plans.profile == TypeAdapter(ServingProfile).validate_python(found["profile"])
     assert plans.adaptation.deadline_ms == 250
     assert plans.adaptation.min_accuracy == found["limits"]["accuracy"]
     first = Replanner(plans.candidates, plans.profile, plans.guessed, plans.adaptation, 0.0).plan
     best = found["plans"][0]
-    assert (first.cut, first.codec, first.local_only) == (best["cut"], best["codec"], best["local_only"])
-    assert len({(way.cut, way.codec, way.local_only) for way in plans.candidates.ways}) > 3
+    assert (first.cut, first.codec, first.edge_only) == (best["cut"], best["codec"], best["edge_only"])
+    assert len({(way.cut, way.codec, way.edge_only) for way in plans.candidates.ways}) > 3
 
 
 def test_limits_objectives_and_devices_are_obeyed(folder: Path) -> None:
     words, found = run(folder, *LINK, "--accuracy-drop", "100", "--max-ms", "60")
-    assert found["plans"][0]["local_only"]
+    assert found["plans"][0]["edge_only"]
     assert "no limit binds" in words
     assert [row["uplink_bytes"] for row in found["plans"]].count(0) == 1  # else each cut and codec were there unused
     fewest = ("--objective", "accuracy", "--max-bytes", "100", "--joules-per-ms", "0.003", "--joules-per-byte", "1e-6")
@@ -151,26 +151,26 @@ def test_a_profile_of_simulate_has_no_codecs_and_that_is_said(folder: Path, tmp_
     assert "no codecs: the profile has none" in words
 
 
-def test_the_map_shows_the_best_plan_of_each_link(folder: Path, ground: Ground) -> None:
+def test_the_map_shows_the_best_plan_of_each_link(folder: Path, inputs: PlanInputs) -> None:
     picture = folder / "heat.png"
     words, found = run(folder, *LINK, "--accuracy-drop", "0", "--edge-slowdown", "20", "--plot", picture)
     assert str(picture) in words.replace(" ", "")
     assert picture.stat().st_size > 10_000
     winning = np.array(found["map"]["winning"])
     assert winning.shape == (len(RTTS_MS), len(UPLINKS_MBPS))
-    candidates, profile = ground.candidates(), ground.profile.slower(edge=20)
-    wish = Wish("mean_ms", Constraints(found["limits"]["accuracy"]))
+    candidates, profile = inputs.candidates(), inputs.profile.slower(edge=20)
+    objective = PlanObjective("mean_ms", Constraints(found["limits"]["accuracy"]))
     for row, column in ((0, 0), (0, -1), (12, 18), (-1, 0), (-1, -1)):
         link = Link(float(UPLINKS_MBPS[column]), rtt_ms=float(RTTS_MS[row]))
-        best = wish.best(wish.measures(candidates, profile, link))
+        best = objective.best(objective.measures(candidates, profile, link))
         assert winning[row, column] == candidates.way[best]
     assert {found["map"]["ways"][way] for way in set(winning.flat)} >= {"edge only", "cut 0, raw"}
 
 
-def test_a_link_without_a_plan_is_left_white_and_a_picture_is_always_the_same(tmp_path: Path, ground: Ground) -> None:
-    candidates, links = ground.candidates(), (np.array([0.25, 1000.0]), np.array([1.0, 300.0]))
-    slow = ground.profile.slower(edge=100)  # too slow to answer in 20 ms itself
-    found = winners(candidates, slow, Wish("mean_ms", Constraints(max_mean_ms=20)), *links)
+def test_a_link_without_a_plan_is_left_white_and_a_plot_is_always_the_same(tmp_path: Path, inputs: PlanInputs) -> None:
+    candidates, links = inputs.candidates(), (np.array([0.25, 1000.0]), np.array([1.0, 300.0]))
+    slow = inputs.profile.slower(edge=100)  # too slow to answer in 20 ms itself
+    found = best_over_links(candidates, slow, PlanObjective("mean_ms", Constraints(max_mean_ms=20)), *links)
     assert found[0, 1] >= 0
     assert found[1].tolist() == [-1, -1]
     everywhere = np.resize(np.append(-1, np.arange(len(candidates.ways))), (len(RTTS_MS), len(UPLINKS_MBPS)))
@@ -215,8 +215,8 @@ def test_a_profile_of_another_network_is_refused(folder: Path, tmp_path: Path) -
 
 
 def test_images_that_are_not_here_are_asked_for(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("branchynet.training.sources.SYSTEM_FOLDERS", {})
-    monkeypatch.setattr("branchynet.training.sources._MIRRORS", {"fashion-mnist": ()})
+    monkeypatch.setattr("branchynet.data.sources.SYSTEM_FOLDERS", {})
+    monkeypatch.setattr("branchynet.data.sources._MIRRORS", {"fashion-mnist": ()})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(Unavailable, match=r"fashion-mnist train was not found.*--data or BRANCHYNET_DATA"):

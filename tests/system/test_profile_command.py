@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from branchynet import artifact
+from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.profile_file import read_profile
+from branchynet.data.datasets import load_sample
 from branchynet.errors import InvalidInput
-from branchynet.manifest import Manifest
-from branchynet.models import zoo
-from branchynet.training.datasets import load_sample
+from cli.commands.profile import _images
 from cli.main import app
-from cli.profile import _images, codec_names
-from orchestrator.measuring import read_profile
+from cli.planning import codec_names
 
 
 def invoke(*arguments: object) -> str:
@@ -34,14 +33,12 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The command's words, its profile and its figures."""
     folder = tmp_path_factory.mktemp("profile")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.measuring.FEW_REQUESTS", 12)  # no figure of this file depends on how many
-        patch.setattr("orchestrator.measuring.ROUNDS", 3)
+        patch.setattr(
+            "orchestrator.profiling.local_profile.FEW_REQUESTS", 12
+        )  # no figure of this file depends on how many
+        patch.setattr("orchestrator.profiling.local_profile.ROUNDS", 3)
         words = invoke("--codecs", "webp-80,uint8+zstd", "--out", folder / "own.json", "--json", folder / "all.json")
     return SimpleNamespace(words=words, out=folder / "own.json", json=folder / "all.json")
-
-
-def manifest_of(name: str) -> Manifest:
-    return artifact.read_manifest(zoo.find(name))
 
 
 def test_both_files_are_the_profile(profiled: SimpleNamespace) -> None:
@@ -59,7 +56,7 @@ def test_both_files_are_the_profile(profiled: SimpleNamespace) -> None:
 
 def test_the_figures_hold_all_that_is_printed(profiled: SimpleNamespace) -> None:
     figures: dict[str, Any] = json.loads(profiled.json.read_text())
-    cost = manifest_of("lenet-fashion").cost
+    cost = Artifact.open("lenet-fashion").manifest.cost
     for row in figures["stages"]:
         counted = cost.stages[row["stage"]]
         assert row["macs"] == counted.trunk_macs + counted.head_macs
@@ -78,7 +75,7 @@ def test_the_figures_hold_all_that_is_printed(profiled: SimpleNamespace) -> None
     assert "stages [1, 2) were not timed at the edge" in profiled.words
     for name, stages in (("edge", [0, 1]), ("cloud", [0, 2])):
         node = figures["nodes"][name]
-        assert (node["stages"], node["engine"], node["threads"]) == (stages, "eager", 1)
+        assert (node["stages"], node["engine"], node["threads"]) == (stages, "onnx", 1)
         assert node["peak_rss_bytes"] >= node["rss_bytes"] > 50 * 2**20  # a process with torch in it
     assert figures["images"]["count"] == 64
     assert "on 64 images of 1,000 of the 10,000 Fashion-MNIST test images" in profiled.words
@@ -86,21 +83,21 @@ def test_the_figures_hold_all_that_is_printed(profiled: SimpleNamespace) -> None
 
 
 def test_calibrate_reads_what_was_written(profiled: SimpleNamespace, tmp_path: Path) -> None:
-    from cli.calibrate import _ms_by_exit
+    from cli.commands.calibrate import _ms_by_exit
 
     profile = read_profile(profiled.json)
-    ms = _ms_by_exit(zoo.find("lenet-fashion"), None, profiled.json, 5.0, 40.0)
+    ms = _ms_by_exit(Artifact.open("lenet-fashion").manifest, None, profiled.json, 5.0, 40.0)
     assert ms.tolist() == profile.ms_by_exit(1, 5.0, 40.0).tolist()
 
 
 def test_stand_ins_are_said_to_be_stand_ins() -> None:
-    same_shape = _images(manifest_of("lenet-mnist"), None)
+    same_shape = _images(Artifact.open("lenet-mnist"), None)
     assert same_shape.source.startswith("STAND-INS for mnist")
     assert same_shape.images.shape == (64, 1, 28, 28)
-    pixels = _images(manifest_of("alexnet-cifar10"), None)
+    pixels = _images(Artifact.open("alexnet-cifar10"), None)
     assert pixels.source.endswith("random pixels")
     assert pixels.images.shape == (64, 3, 32, 32)
-    own = _images(manifest_of("lenet-fashion"), None)
+    own = _images(Artifact.open("lenet-fashion"), None)
     assert own.source == load_sample().source
     assert len(set(own.labels.tolist())) == 10
 

@@ -6,16 +6,16 @@ import asyncio
 from pathlib import Path
 
 import psutil
-import pytest
 from running_nodes import eventually, in_process
 
-from branchynet.client import AsyncClient
-from branchynet.prediction import Place, Policy, Prediction
-from branchynet.training.datasets import Dataset
-from orchestrator.load import run_load
-from orchestrator.local import LocalTopology, Topology
-
-pytestmark = pytest.mark.alone
+from branchynet.client.client import AsyncClient
+from branchynet.data.datasets import Dataset
+from branchynet.serving.prediction import Place, Policy, Prediction
+from orchestrator.load.generator import LoadGenerator, LoadSettings
+from orchestrator.load.schedules import closed_loop
+from orchestrator.nodes.build import build
+from orchestrator.nodes.local import Processes
+from simulations.model.scenario import Fault, Limits, LinkModel, Scenario
 
 ROUND = 40
 IN_FLIGHT = 1
@@ -24,26 +24,28 @@ IN_FLIGHT = 1
 async def test_a_restart_of_the_cloud_in_the_middle_of_a_run_loses_no_request(sample: Dataset, tmp_path: Path) -> None:
     images = sample.images[:ROUND]
     expected = in_process(images).logits.argmax(axis=1).tolist()
-    topology = Topology(edges=1, rtt_ms=20, offload_timeout_ms=1_000)
+    scenario = Scenario(link=LinkModel(rtt_ms=20), limits=Limits(offload_timeout_ms=1_000))
     rounds: list[tuple[Prediction, ...]] = []
     running_under_load = asyncio.Event()
     stop = asyncio.Event()
 
-    async with LocalTopology.running(topology, tmp_path) as local:
-        targets = [f"127.0.0.1:{edge.port}" for edge in local.edges]
+    async with build(scenario, Processes(tmp_path)) as local:
+        targets = local.targets
 
         async def load() -> None:
-            # Every image needs the cloud; `run_load` raises if a single request is refused.
+            # Every image needs the cloud; the generator raises if a single request is refused.
             while not stop.is_set():
-                measured = await run_load(
-                    targets,
+                generator = LoadGenerator(
+                    dict(enumerate(targets)),
                     images,
-                    Policy.CLOUD_ONLY,
-                    in_flight_per_edge=IN_FLIGHT,
-                    deadline_ms=30_000,
-                    on_answer=running_under_load.set,
+                    sample.labels,
+                    LoadSettings(deadline_ms=30_000, retry=False),
+                    lambda _ended: running_under_load.set(),
                 )
-                rounds.append(measured.predictions)
+                await generator.run(*closed_loop(ROUND, 1, IN_FLIGHT, requests=ROUND, policy=Policy.CLOUD_ONLY))
+                ended = sorted(generator.ended, key=lambda one: one.request.number)
+                assert not [one.outcome.error for one in ended if one.outcome.error]
+                rounds.append(tuple(one.outcome.predictions[0] for one in ended))
 
         async def cloud_answers(target: str) -> bool:
             async with AsyncClient(target) as client:
@@ -56,17 +58,20 @@ async def test_a_restart_of_the_cloud_in_the_middle_of_a_run_loses_no_request(sa
         async with asyncio.TaskGroup() as group:
             group.create_task(load())
             await asyncio.wait_for(running_under_load.wait(), 30)
-            first = local.cloud.pid
-            await local.restart_cloud(down_s=1.0)
-            assert local.cloud.pid != first
+            first = local.child("cloud-0").pid
+            watching = group.create_task(local.watch())
+            await local.inflict(Fault(part="cloud-0", kind="kill", at_s=0, for_s=1.0))
+            assert local.child("cloud-0").pid != first
             for target in targets:
                 await eventually(lambda target=target: cloud_answers(target), "the new cloud answers", 15)
             restored = len(rounds)
             await eventually(lambda: more_rounds_than(restored + 1), "the load goes on")
+            assert not watching.done(), "what is killed on purpose does not end by itself"
+            watching.cancel()
             stop.set()
-        pids = [child.pid for child in (local.cloud, *local.links, *local.edges)]
+        pids = [child.pid for child in local.children]
 
-    assert not [pid for pid in pids if psutil.pid_exists(pid)], "the restarted cloud outlives its topology"
+    assert not [pid for pid in pids if psutil.pid_exists(pid)], "the restarted cloud outlives its fleet"
     answers = [answer for predictions in rounds for answer in predictions]
     assert all(len(predictions) == ROUND for predictions in rounds)
     fallen_back = [answer for answer in answers if answer.place is Place.FALLBACK]

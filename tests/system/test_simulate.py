@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pytest
 from running_programs import program
 from typer.testing import CliRunner
 
-from branchynet.decisions.timing import ServingProfile, StageTimes
+from branchynet import errors
+from branchynet.artifact.profile_file import read_profile, write_profile
 from branchynet.errors import DamagedData, InvalidInput, SettingsError
+from branchynet.placement.serving_profile import ServingProfile, StageTimes
 from cli.main import app
-from orchestrator.measuring import read_profile, write_profile
-from simulations import extra
+from simulations.sweep.results import Row
+from simulations.sweep.sweep import Halves, Point, run_points
 
 TIMES = StageTimes((1,), ((1.0,), (0.6,)))
 PROFILE = ServingProfile(TIMES, TIMES, (0, 1), 1, 1.0, 1.5, (885, 4_603), 59, 134)
@@ -40,6 +43,41 @@ def invoke(*arguments: str | Path) -> str:
         raise result.exception
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_ctrl_c_in_a_sweep_keeps_what_was_done_and_says_how_to_go_on(
+    tmp_path: Path, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = 0
+
+    def simulated(points: list[Point], halves: Halves) -> list[Row]:
+        nonlocal done
+        if done == 3:
+            signal.raise_signal(signal.SIGINT)
+        done += 1
+        return run_points(points, halves)
+
+    sweep = ("simulate", "--sweep", "uplink=1,10", "cut=1,2", "--no-ray", "--profile", profile, "--requests", "20")
+    arguments = [*map(str, sweep), "--out", str(tmp_path), "--json", str(tmp_path / "sweep.json")]
+    invoke(*arguments[1:])
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "sweep.json"}
+    assert "results-partial.parquet" not in whole
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.runs.sweep.run_points", simulated)
+        stopped = CliRunner().invoke(app, arguments)
+    assert stopped.exit_code == 130
+    said = f"branchynet: stopped: 3 of 8 simulations were done and are in {tmp_path / 'results-partial.parquet'}; "
+    assert stopped.stderr.startswith(said)
+    assert f"--profile {tmp_path / 'profile.json'}" in stopped.stderr
+    rows = pq.read_table(tmp_path / "results-partial.parquet").to_pylist()
+    assert rows == pq.read_table(tmp_path / "results.parquet").to_pylist()[:3]
+    found = json.loads((tmp_path / "sweep.json").read_text())
+    assert (found["interrupted"], found["planned"], len(found["rows"])) == (True, 8, 3)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in whole} == whole
+
+    invoke(*arguments[1:])
+    assert not (tmp_path / "results-partial.parquet").exists()
 
 
 def figures(out: Path) -> dict[str, Any]:
@@ -73,12 +111,12 @@ def test_a_sweep_as_it_is_typed(tmp_path: Path, profile: Path) -> None:
     assert rows == found["rows"]
     assert {(row["uplink_mbps"], row["rtt_ms"]) for row in rows} == {(u, r) for u in (0.25, 5, 100) for r in (5, 200)}
     assert {row["cut"] for row in rows} == {0, 1, 2}
-    for name in ("report.html", "results.parquet", "winners.png", "fronts.png", "simulate.json"):
+    for name in ("report.html", "results.parquet", "best_plans.png", "fronts.png", "simulate.json"):
         assert (out / name).stat().st_size > 1_000
         assert name in printed
-    assert len(found["winners"]) == 2 * 6
-    for winner in found["winners"]:
-        assert f"{winner['mean_ms']:.1f} ms" in printed
+    assert len(found["best_plans"]) == 2 * 6
+    for best in found["best_plans"]:
+        assert f"{best['mean_ms']:.1f} ms" in printed
     assert read_profile(out / "profile.json") == PROFILE
 
 
@@ -86,12 +124,12 @@ def test_axes_may_stand_after_one_sweep_each_and_beside_a_scenario(tmp_path: Pat
     scenario = tmp_path / "scene.toml"
     scenario.write_text("edges = 2\nseed = 3\n[link]\nrtt_ms = 70\n[workload]\nrequests = 20\n")
     invoke(scenario, "--sweep", "cut=1", "--sweep", "uplink=1,2", "threshold=0.5", "--no-ray", "--profile", profile,
-           "--out", tmp_path / "out", "--edges", 3, "--rate", 9, "--max-drop", 0.5)  # fmt: skip
+           "--out", tmp_path / "out", "--edges", 3, "--rate", 9, "--accuracy-drop", 50)  # fmt: skip
     found = figures(tmp_path / "out")
     assert found["scenario"]["name"] == "scene"
     assert {row["rtt_ms"] for row in found["rows"]} == {70}
     assert {(row["edges"], row["rate_per_s"]) for row in found["rows"]} == {(3, 9)}
-    assert found["max_drop"] == 0.5
+    assert found["accuracy_drop_points"] == 50
     assert len(found["rows"]) == 2 * (3 + 1)
 
 
@@ -161,7 +199,24 @@ def test_a_profile_of_another_network_and_none_at_all(tmp_path: Path) -> None:
 def test_without_the_extra_it_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], missing: str
 ) -> None:
-    monkeypatch.setattr(extra, "find_spec", lambda _name: None)
-    with pytest.raises(SettingsError, match=rf"^{missing} is not installed: pip install 'branchynet\[simulations\]'"):
+    monkeypatch.setattr(errors, "find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match=rf"^{missing} is not installed: pip install 'branchynet\[simulate\]'"):
         invoke(*arguments, "--out", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_scenario_is_simulated_cloud_by_cloud_and_reported_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = {"batches": [1], "ms": [[0.2], [0.4]]}
+    profile = {"edge": stages, "cloud": stages, "exit_stages": [0, 1], "held": 1, "request_ms": 1.0, "offload_ms": 2.0}
+    sizes = {"message_bytes": [900, 4600], "framing_bytes": 100, "reply_bytes": 200}
+    (tmp_path / "profile.json").write_text(json.dumps({**profile, **sizes}))
+    monkeypatch.setattr("cli.commands.simulate.BESIDE_BASELINES", 10_000)
+    given = ("--profile", tmp_path / "profile.json", "--no-ray", "--edges", 1000, "--clouds", 2, "--requests", 30)
+    printed = invoke(*given, "--seed", 5, "--out", tmp_path / "out")
+    found = figures(tmp_path / "out")
+    assert (found["nodes"], found["requests"], found["lost"], found["seed"]) == ("virtual", 30_000, 0, 5)
+    assert found["peak_memory_mb"]["others"] == 0
+    assert pq.read_metadata(tmp_path / "out" / "requests.parquet").num_rows == 30_000
+    assert "1,000 virtual edges, 2 clouds" in printed

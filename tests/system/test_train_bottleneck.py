@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,10 +10,10 @@ import pytest
 from test_evaluate import run, write_data
 from typer.testing import CliRunner
 
-from branchynet import artifact
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import load_sample
 from branchynet.errors import BranchyNetError
-from branchynet.models import zoo
-from branchynet.training.datasets import load_sample
 from cli.main import app
 
 FORM = ("channels=2", "levels=3", "kernel=3", "stride=2", "hidden=0", "width=8", "blocks=0")
@@ -35,9 +34,13 @@ def plain(tmp_path: Path) -> Path:
     """A copy of the shipped network that has no bottleneck, and says it held out 100 images."""
     folder = tmp_path / "plain"
     shutil.copytree(zoo.find("lenet-fashion"), folder)
-    manifest = artifact.read_manifest(folder)
+    manifest = Artifact.open(folder).manifest
     recipe = {**manifest.training["recipe"], "calibration_images": 100}
-    artifact.write_manifest(folder, dataclasses.replace(manifest, training={"recipe": recipe}, bottlenecks={}))
+    Artifact.open(folder).with_fields(
+        training={"recipe": recipe},
+        bottlenecks={},
+        graphs={name: digest for name, digest in manifest.graphs.items() if not name.startswith("bottleneck")},
+    ).save()
     return folder
 
 
@@ -50,11 +53,11 @@ def test_a_bottleneck_is_trained_recorded_and_found_by_the_other_commands(
     figures = json.loads(file.read_text())
     assert (figures["cut"], figures["images"], figures["encoder_macs"]) == (1, 100, 2 * 8 * 8 * 5 * 9)
     assert f"{figures['payload_bytes']:.0f} bytes an offload" in " ".join(printed.split())
-    before, after = artifact.load(plain)[0], artifact.load(out)[0]
+    before, after = Artifact.open(plain).manifest, Artifact.open(out).manifest
     assert after.content_hash == before.content_hash
     assert after.files == before.files
-    assert set(before.learned) == set()
-    assert set(after.learned) == {1}
+    assert set(before.bottlenecks) == set()
+    assert set(after.bottlenecks) == {1}
     assert after.training["bottlenecks"]["1"]["command"].startswith(
         "branchynet train --bottleneck --artifact lenet-fashion --cut 1 --set passes=1"
     )
@@ -62,11 +65,11 @@ def test_a_bottleneck_is_trained_recorded_and_found_by_the_other_commands(
 
     # In its own place, from where it is.
     run("train", "--bottleneck", "-a", out, "--data", data, "--run", tmp_path / "again", "--go-on", *SMALL)
-    further = artifact.load(out)[0]
+    further = Artifact.open(out).manifest
     assert further.bottlenecks[1].digest != after.bottlenecks[1].digest
     assert further.training["bottlenecks"]["1"]["went_on_from"] == after.training["bottlenecks"]["1"]
 
-    run("evaluate", out, "--codecs", "--data", data, "--json", file)
+    run("study", "codecs", out, "--data", data, "--json", file)
     rows = {(row["cut"], row["codec"]): row for row in json.loads(file.read_text())["codecs"]}
     assert 4 < rows[1, "bottleneck"]["payload_bytes"] < 2 * 8 * 8 * 1.6 / 8 + 8
 

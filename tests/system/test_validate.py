@@ -1,4 +1,4 @@
-"""`branchynet simulate --validate` as it is typed."""
+"""`branchynet study validate` as it is typed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 from running_programs import program
-from typer.testing import CliRunner
 
-from branchynet.decisions.timing import ServingProfile, StageTimes
-from branchynet.errors import InvalidInput
-from cli.main import app
-from orchestrator.measuring import write_profile
+from branchynet.artifact.profile_file import write_profile
+from branchynet.placement.serving_profile import ServingProfile, StageTimes
 
 # Of lenet-fashion at cut 0 and 1, as test_comparison.py measures them.
 MESSAGE_BYTES = (837, 4_534)
@@ -24,9 +21,9 @@ def test_the_same_requests_go_through_real_nodes_and_the_simulator(tmp_path: Pat
     times = StageTimes((1,), ((1.0,), (0.6,)))
     profile = tmp_path / "profile.json"
     write_profile(profile, ServingProfile(times, times, (0, 1), 1, 1.0, 1.5, MESSAGE_BYTES, 59, 134))
-    asked = ("--validate", "--requests", "10", "--profile", str(profile), "--out", str(out))
+    asked = ("--requests", "6", "--profile", str(profile), "--out", str(out))
     asked = (*asked, "--json", str(tmp_path / "copy.json"))
-    with program("cli.main", "simulate", *asked) as running:
+    with program("cli.main", "study", "validate", *asked) as running:
         code, printed, err = running.wait(200)
     assert err == ""
     figures = json.loads((out / "validate.json").read_text())
@@ -38,7 +35,7 @@ def test_the_same_requests_go_through_real_nodes_and_the_simulator(tmp_path: Pat
         assert (one["same_exits"], one["same_bytes"]) == (True, True)
         assert one["live"]["share_by_exit"] == one["simulated"]["share_by_exit"]
         assert one["live"]["uplink_bytes_per_request"] == one["simulated"]["uplink_bytes_per_request"]
-        assert one["live"]["requests"] == 10 * one["scenario"]["edges"]
+        assert one["live"]["requests"] == 6 * one["scenario"]["edges"]
         live, simulated = (one[side]["latency_ms"]["mean"] for side in ("live", "simulated"))
         assert one["deviation"] == pytest.approx(simulated / live - 1, abs=1e-3)
         assert one["agrees"] is (abs(one["deviation"]) <= 0.1)
@@ -49,10 +46,3 @@ def test_the_same_requests_go_through_real_nodes_and_the_simulator(tmp_path: Pat
     }
     assert printed.count("equal") == 6
     assert ("do not agree" in printed) is (code == 1)
-
-
-@pytest.mark.parametrize("more", [["street.toml"], ["--sweep", "rtt=5"]])
-def test_it_brings_its_own_scenarios(more: list[str]) -> None:
-    result = CliRunner().invoke(app, ["simulate", "--validate", *more])
-    assert isinstance(result.exception, InvalidInput)
-    assert more[-1] in str(result.exception)

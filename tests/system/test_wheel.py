@@ -63,7 +63,9 @@ def test_the_wheel_holds_code_stubs_protos_sample_and_networks(wheel: Path) -> N
         scripts = next(name for name in names if name.endswith("entry_points.txt"))
         assert "branchynet = cli.main:main" in archive.read(scripts).decode()
     assert wheel.name.endswith("-py3-none-any.whl")
-    assert "branchynet/zoo/lenet-fashion/manifest.json" in NETWORKS
+    assert {name.split("/")[2] for name in NETWORKS} == {"lenet-fashion", "modern-alexnet-cifar10"}
+    assert sum(sizes[name] for name in NETWORKS) < 5_000_000
+    assert wheel.stat().st_size < 6_000_000
     for name in [*CONTENTS, *NETWORKS]:
         assert name in names
         assert sizes[name] == (ROOT / name).stat().st_size
@@ -95,4 +97,4 @@ def test_the_installed_wheel_runs_the_demonstration_from_elsewhere(wheel: Path, 
         running.assert_nothing_left(within_s=1)
     assert (code, err) == (0, "")
     rows = json.loads((elsewhere / "figures" / "demo.json").read_text())["rows"]
-    assert [row["images"] for row in rows] == [30, 30, 30]
+    assert [row["requests"] for row in rows] == [30, 30, 30]

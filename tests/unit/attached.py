@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from branchynet.decisions.exits import ExitRule
-from branchynet.models.attach import attach
-from branchynet.network import Normalisation
+from branchynet.exits.rules import ExitRule
+from branchynet.network.normalisation import Normalisation
+from branchynet.surgery.attach import attach
 
 BATCHES = (1, 3)
 

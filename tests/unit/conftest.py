@@ -7,6 +7,7 @@ from network_examples import (
     TINY,
     TRAINING,
     mixing_rule,
+    opened,
     pictures,
     random_network,
     save_artifact,
@@ -14,8 +15,7 @@ from network_examples import (
 )
 from node_examples import LIMITS
 
-from branchynet import artifact
-from branchynet.training.joint import train
+from branchynet.training.trainer import train
 from cloud_node.node import CloudNode
 from edge_node.node import EdgeNode
 
@@ -40,13 +40,13 @@ def artifact_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def loaded(artifact_folder):
-    """That artifact's manifest and stages [first, last) as they come from disk; each range is loaded once."""
+    """That artifact and its stages [first, last) as they come from disk; each range is loaded once."""
     parts = {}
 
     def of(architecture, first=0, last=None):
         key = architecture, first, last
         if key not in parts:
-            parts[key] = artifact.load(artifact_folder(architecture), first, last)
+            parts[key] = opened(artifact_folder(architecture), first, last)
         return parts[key]
 
     return of
@@ -56,7 +56,7 @@ def loaded(artifact_folder):
 def exported_folder(tmp_path_factory):
     """Folder of an exported artifact; its rule lets some of `IMAGES` leave at every exit."""
     folder = tmp_path_factory.mktemp("exported")
-    save_artifact(folder, small_network(), SMALL, mixing_rule(small_network(), IMAGES), exported=True)
+    save_artifact(folder, small_network(), SMALL.name, mixing_rule(small_network(), IMAGES))
     return folder
 
 

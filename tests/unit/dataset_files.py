@@ -8,8 +8,8 @@ import tarfile
 
 import numpy as np
 
-from branchynet.training import datasets, sources
-from branchynet.training.formats import write_idx
+from branchynet.data import datasets, sources
+from branchynet.data.formats import write_idx
 
 IDX = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

@@ -6,10 +6,10 @@ import torch
 from network_examples import normalisation_for, pictures
 from torch import nn
 
-from branchynet.exported import ExportedArchitecture
+from branchynet.artifact.network_spec import NetworkSpec
 from branchynet.models.layers import ResidualBlock
-from branchynet.network import BranchyNet, Stage
-from branchynet.profile import NetworkCost, StageCost
+from branchynet.network.costs import NetworkCost, StageCost
+from branchynet.network.stages import BranchyNet, Stage
 
 _STAGES = (
     StageCost(8 * 27 * 64 + 2 * 8 * 72 * 64, 8 * 64 * 5, 224 + 1200, 2565, (8, 8, 8)),
@@ -17,13 +17,13 @@ _STAGES = (
     StageCost(256 * 12, 12 * 5, 3084, 65, (12,)),
     StageCost(12 * 7, 7 * 5, 91, 40, (7,)),
 )
-SMALL = ExportedArchitecture("small residual", 5, (3, 8, 8), NetworkCost(_STAGES, (0, None, 1, 2)))
+SMALL = NetworkSpec("small residual", 5, (3, 8, 8), NetworkCost(_STAGES, (0, None, 1, 2)))
 IMAGES = pictures(SMALL, 9)
 
 
 @functools.cache
-def small_network(first_layer=None):
-    torch.manual_seed(3)
+def small_network(first_layer=None, seed=3):
+    torch.manual_seed(seed)
     stages = [
         Stage(
             nn.Sequential(first_layer or nn.Conv2d(3, 8, 3, padding=1), ResidualBlock(8, 8)),

@@ -7,14 +7,14 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from branchynet import artifact
-from branchynet.artifact import Manifest
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
-from branchynet.decisions.gates import Gate, number_of_features
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.models import ARCHITECTURES, Architecture, build, variants
-from branchynet.network import Normalisation
-from branchynet.training.datasets import Dataset
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset
+from branchynet.exits.gates import Gate, number_of_features
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion, ExitRule
+from branchynet.models.architectures import ARCHITECTURES, Architecture, build, variants
+from branchynet.network.normalisation import Normalisation
+from branchynet.network.runner import Engine
 from branchynet.training.recipes import Recipe
 
 LENET = Architecture("b-lenet")
@@ -127,26 +127,28 @@ def mixing_rule(network, images, criterion=Criterion.ENTROPY):
     return ExitRule(criterion, tuple(thresholds))
 
 
-def save_artifact(folder, network, architecture=LENET, rule=None, *, exported=False, baseline=None, **options):
-    """*network* as an artifact in *folder*; the baseline is the trunk of the network *baseline* or else its own."""
-    manifest = Manifest(
+def save_artifact(folder, network, architecture=LENET, rule=None, *, plain_trunk=None, **options):
+    """*network* as an artifact in *folder*; the plain trunk is that of the network *plain_trunk* or else its own."""
+    final = f"stages.{network.total_stages - 1}.head."
+    weights = (plain_trunk or network).state_dict()
+    created = Artifact.create(
+        folder,
+        network,
+        {name: weights[name] for name in weights if ".trunk." in name or name.startswith(final)},
         name="example",
         architecture=architecture,
-        normalisation=network.normalisation,
         labels=tuple(f"class {number}" for number in range(network.classes)),
         dataset="mnist",
-        rule=rule or ExitRule.never(network.exits),
-        cut=1,
-        files={},
-        training={"recipe": {"calibration_images": 8, "seed": 0}},
-        results={"test": {"accuracy": 0.5}},
+        **options,
     )
-    if exported:
-        return artifact.save_exported(folder, manifest, network, baseline or network)
-    final = f"stages.{network.total_stages - 1}.head."
-    weights = (baseline or network).state_dict()
-    trunk = {name: weights[name] for name in weights if ".trunk." in name or name.startswith(final)}
-    return artifact.save(folder, manifest, network, trunk, **options)
+    created = created.with_rule(rule or ExitRule.never(network.exits), {"test": {"accuracy": 0.5}})
+    return created.with_fields(training={"recipe": {"calibration_images": 8, "seed": 0}}).save()
+
+
+def opened(folder, first=0, last=None, engine=Engine.EAGER):
+    """The artifact in *folder* and its stages [*first*, *last*) on *engine*: what a node is made of."""
+    artifact = Artifact.open(folder)
+    return artifact, artifact.runner(first, last, engine)
 
 
 def quadrants(per_class, classes=4, seed=0, split="train"):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from network_examples import LENET, mixing_rule, pictures, random_network
 
-from branchynet.decisions.deadlines import OffloadLimits
+from branchynet.placement.offload_deadline import OffloadLimits
 from edge_node.uplink import CloudAnswers
 
 IMAGES = pictures(LENET, 12)

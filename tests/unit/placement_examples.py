@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from network_examples import scorings, seeded
 from test_outcomes import random_table
 
-from branchynet.decisions.calibration import distinct_thresholds
-from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.placement import MEASURES, EnergyModel, Measures, evaluate
-from branchynet.decisions.plans import Plan, route
-from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import ExitRule
+from branchynet.exits.threshold_search import distinct_thresholds
+from branchynet.placement.candidates import Candidates
+from branchynet.placement.optimise import MEASURES, EnergyModel, Measures, evaluate
+from branchynet.placement.plan import Plan, route
+from branchynet.placement.serving_profile import CodecCost, Link, ServingProfile, StageTimes
 
 CLASSES = 4
 
@@ -88,7 +88,7 @@ class Scene:
     def every_plan(self) -> list[Plan]:
         """Each way with every combination of thresholds that makes a difference there."""
         first, last = self.profile.exit_stages[0] + 1, min(self.profile.held, self.profile.exit_stages[-1])
-        ways = [Plan(self.profile.held, self.rule, local_only=True)]
+        ways = [Plan(self.profile.held, self.rule, edge_only=True)]
         ways += [Plan(cut, self.rule) for cut in (0, *range(first, last + 1))]
         ways += [Plan(cut, self.rule, codec=codec) for cut, codec in self.coded]
         plans = []
@@ -97,7 +97,7 @@ class Scene:
             axes = [distinct_thresholds(of_exit, self.rule.criterion) for of_exit in scores]
             for values in itertools.product(*axes):
                 rule = self.rule.with_thresholds(tuple(map(float, values)))
-                plans.append(Plan(way.cut, rule, way.local_only, way.codec))
+                plans.append(Plan(way.cut, rule, way.edge_only, way.codec))
         return plans
 
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from branchynet.decisions.adaptation import Adaptation, Replanner
-from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.exits import Criterion
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.placement import Constraints, best, evaluate
-from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
 from branchynet.errors import InvalidInput
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import Criterion
+from branchynet.placement.candidates import Candidates
+from branchynet.placement.optimise import Constraints, best, evaluate
+from branchynet.placement.replanner import Adaptation, Replanner
+from branchynet.placement.serving_profile import CodecCost, Link, ServingProfile, StageTimes
 
 
 def outcomes(samples=200):
@@ -59,7 +59,7 @@ class World:
             self.served.append(plan)
             row = self.random.integers(200)
             ends = PROFILE.exit_stages[TABLE.exit_of(plan.rule)[row]] + 1
-            if not plan.local_only and ends > plan.cut:
+            if not plan.edge_only and ends > plan.cut:
                 self.send(plan)
             if probe is not None:
                 self.probes += 1
@@ -77,7 +77,7 @@ class World:
 
     def local(self, seconds):
         """Share of the requests of the last *seconds* that were served by a plan that sends nothing."""
-        return np.mean([plan.local_only for plan in self.served[-int(seconds / self.gap_s) :]])
+        return np.mean([plan.edge_only for plan in self.served[-int(seconds / self.gap_s) :]])
 
     def regret(self):
         """How many times as long the plan of now takes as the best one, on the link as it is."""
@@ -100,7 +100,7 @@ def test_the_links_above_want_different_plans():
     ways = set()
     for mbps, rtt_ms in LINKS:
         plan = World(mbps, rtt_ms, noise=0.0).run(30).replanner.plan
-        ways.add((plan.cut, plan.codec, plan.local_only))
+        ways.add((plan.cut, plan.codec, plan.edge_only))
     assert len(ways) >= 3
 
 
@@ -113,6 +113,18 @@ def test_a_link_that_changes_changes_the_plan(before, after):
     world.run(30)
     assert world.replanner.plan != first
     assert world.regret() < 1.25
+
+
+def test_a_plan_is_kept_until_another_is_better_by_the_gain_asked_for():
+    def changed(gain):
+        world = World(5.0, 20.0, gain=gain).run(20)
+        world.mbps, world.rtt_ms = 0.1, 300.0
+        return world.run(30)
+
+    assert len(changed(0.0).plans) > 1
+    kept = changed(0.9)
+    assert len(kept.plans) == 1
+    assert 1 < kept.regret() < 1 / (1 - 0.9)
 
 
 def test_noise_does_not_turn_the_plan_to_and_fro():
@@ -148,7 +160,7 @@ def test_answers_that_never_come_lead_away_from_the_cloud():
     replanner = World(100.0, 5.0).run(10).replanner
     for number in range(10):
         replanner.unanswered(20 + number, 3_200, 2_000.0)
-    assert replanner.decide(31.0).local_only
+    assert replanner.decide(31.0).edge_only
 
 
 def test_nothing_is_looked_at_between_two_periods_and_a_plan_that_stays_is_the_same_object():
@@ -179,7 +191,7 @@ def test_nothing_sent_for_a_while_means_a_probe_and_answers_mean_none():
     replanner = Replanner(CANDIDATES, PROFILE, GUESS, Adaptation(FLOOR, probe_after_s=2.0), 0.0)
     assert replanner.probe(1.9) is None
     probe = replanner.probe(2.0)
-    assert not probe.local_only
+    assert not probe.edge_only
     assert replanner.probe(2.1) is None, "one at a time"
     replanner.answered(4.0, 3_200, 55.0, 0.0)
     assert replanner.probe(5.9) is None
@@ -217,7 +229,7 @@ def test_an_offload_in_vain_is_looked_at_at_once_and_risk_is_forgotten():
 
 def test_the_pace_of_requests_leads_away_from_an_edge_that_is_too_slow_for_it():
     def alone(gap_s):
-        return World(0.05, 1_000.0, gap_s=gap_s).run(300 * gap_s).replanner.plan.local_only
+        return World(0.05, 1_000.0, gap_s=gap_s).run(300 * gap_s).replanner.plan.edge_only
 
     assert alone(5.0)
     assert not alone(0.05)

@@ -7,8 +7,8 @@ import torch
 from attached import attached, check_split
 from timm_models import CLASSES, SHAPE, create
 
-from branchynet.models.attach import legal_cuts
-from branchynet.profile import measure_cost
+from branchynet.network.counting import measure_cost
+from branchynet.surgery.attach import legal_cuts
 
 CUTS = {
     "resnet10t": ["layer1.0.conv1", "layer1", "layer2.0.downsample", "layer3"],

@@ -6,18 +6,18 @@ import json
 import numpy as np
 import pytest
 import torch
-from network_examples import LENET, pictures, random_network, save_artifact, seeded
+from network_examples import LENET, opened, pictures, random_network, save_artifact, seeded
 from node_examples import IMAGES, LIMITS, FailingUplink, WorkingUplink
 
-from branchynet import artifact
+from branchynet.artifact.artifact import Artifact
 from branchynet.codecs import BottleneckCodec, Payload, named_codec
+from branchynet.codecs.ans import LevelTables
 from branchynet.codecs.bottleneck import ConvolutionShape, TransformShape
-from branchynet.codecs.entropy import LevelTables
-from branchynet.codecs.learned import TransformBottleneck, fresh_bottleneck
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.plans import Plan
+from branchynet.codecs.bottleneck_net import TransformBottleneck, fresh_bottleneck
 from branchynet.errors import DamagedData, InvalidInput, TooLarge, Unavailable, UnknownModel
-from branchynet.prediction import Place
+from branchynet.exits.rules import ExitRule
+from branchynet.placement.plan import Plan
+from branchynet.serving.prediction import Place
 from cloud_node.node import CloudNode
 from edge_node.node import EdgeNode
 
@@ -241,43 +241,44 @@ def test_fewer_frequencies_are_those_of_the_whole_transform_that_vary_most():
 @pytest.fixture(params=[SHAPE, TRANSFORM], ids=["convolution", "transform"])
 def folder(tmp_path, request):
     """An artifact of LeNet with a bottleneck at its cut."""
-    manifest = save_artifact(tmp_path, random_network(), LENET, NEVER)
+    artifact = save_artifact(tmp_path, random_network(), LENET, NEVER)
     codec = made(request.param)
-    artifact.save_bottleneck(tmp_path, manifest, 1, codec.halves, codec.tables)
+    artifact.add_bottleneck(1, codec.halves, codec.tables)
     return tmp_path
 
 
 def test_an_artifact_brings_its_bottleneck_and_is_the_same_network(folder):
-    manifest, _ = artifact.load(folder)
+    artifact = Artifact.open(folder)
+    manifest = artifact.manifest
     without = dataclasses.replace(manifest, bottlenecks={})
     assert manifest.content_hash == without.content_hash
     shape = manifest.bottlenecks[1].shape
     assert shape in (SHAPE, TRANSFORM)
-    codec = manifest.codec("bottleneck", 1)
+    codec = artifact.codec("bottleneck", 1)
     batch = maps()
     levels = [codec.halves.levels(sample) for sample in batch]
     kept = [made(shape).halves.half().float().levels(sample) for sample in batch]
     np.testing.assert_array_equal(levels, kept)
     np.testing.assert_array_equal(codec.tables.frequencies, made(shape).tables.frequencies)
     # Written again, also by who has loaded it, the manifest says the same.
-    artifact.write_manifest(folder, manifest)
-    assert artifact.read_manifest(folder) == manifest
+    artifact.save()
+    assert Artifact.open(folder).manifest == manifest
 
 
 def test_each_half_brings_the_bottlenecks_of_the_cuts_it_touches(folder):
     (folder / "stage-1.safetensors").unlink()
-    assert set(artifact.load(folder, 0, 1)[0].learned) == {1}
-    assert set(artifact.load(folder, 0, 0)[0].learned) == set()
+    opened(folder, 0, 1)
     (folder / "bottleneck-1.safetensors").unlink()
+    opened(folder, 0, 0)
     with pytest.raises(UnknownModel, match=r"does not hold bottleneck-1\.safetensors"):
-        artifact.load(folder, 0, 1)
+        opened(folder, 0, 1)
 
 
 def test_an_artifact_without_one_is_asked_in_vain(loaded):
-    manifest, network = loaded(LENET, 0, 1)
+    artifact, network = loaded(LENET, 0, 1)
     with pytest.raises(InvalidInput, match="no bottleneck was trained for this cut"):
-        manifest.codec("bottleneck", 1)
-    node = EdgeNode(manifest, network, None, LIMITS, 4)
+        artifact.codec("bottleneck", 1)
+    node = EdgeNode(artifact, network, None, LIMITS, 4)
     try:
         with pytest.raises(InvalidInput, match="no bottleneck"):
             node.adopt(Plan(1, NEVER, codec="bottleneck"))
@@ -291,7 +292,7 @@ def test_weights_that_were_changed_are_noticed(folder):
     path = folder / "bottleneck-1.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(DamagedData, match="has SHA-256"):
-        artifact.load(folder)
+        opened(folder)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ def test_a_manifest_that_tells_of_another_bottleneck_is_damage(folder, change):
     raw["bottlenecks"]["1"].update(change)
     (folder / "manifest.json").write_text(json.dumps(raw))
     with pytest.raises(DamagedData):
-        artifact.load(folder)
+        opened(folder)
 
 
 @pytest.mark.parametrize("cut", ["0", "2", "one"])
@@ -326,7 +327,7 @@ def test_a_bottleneck_at_no_cut_is_damage(folder, cut):
     raw["bottlenecks"] = {cut: raw["bottlenecks"]["1"]}
     (folder / "manifest.json").write_text(json.dumps(raw))
     with pytest.raises(DamagedData, match="bottlenecks are for cut"):
-        artifact.read_manifest(folder)
+        Artifact.open(folder)
 
 
 # --- between nodes -----------------------------------------------------------------------------------------
@@ -335,8 +336,8 @@ def test_a_bottleneck_at_no_cut_is_damage(folder, cut):
 @pytest.fixture
 def halves(folder):
     """An edge that sends by its bottleneck, and its cloud."""
-    cloud = CloudNode(*artifact.load(folder), 64)
-    edge = EdgeNode(*artifact.load(folder, 0, 1), WorkingUplink(cloud), LIMITS, 64)
+    cloud = CloudNode(*opened(folder), 64)
+    edge = EdgeNode(*opened(folder, 0, 1), WorkingUplink(cloud), LIMITS, 64)
     edge.adopt(Plan(1, NEVER, codec="bottleneck"))
     yield edge, cloud
     for node in (edge, cloud):
@@ -345,8 +346,9 @@ def halves(folder):
 
 async def test_the_cloud_goes_on_from_what_its_decoder_made(halves, folder):
     edge, cloud = halves
-    manifest, network = artifact.load(folder)
-    codec, features = manifest.codec("bottleneck", 1), network.resume(IMAGES, 0, 1, NEVER).features
+    artifact = Artifact.open(folder)
+    manifest, network = artifact.manifest, artifact.network()
+    codec, features = artifact.codec("bottleneck", 1), network.resume(IMAGES, 0, 1, NEVER).features
     received = codec.decode(codec.encode(features), MAP, 64)
     expected = network.resume(received, 1, 2, NEVER)
     answers = await edge.classify(IMAGES, rule=NEVER)
@@ -358,9 +360,9 @@ async def test_the_cloud_goes_on_from_what_its_decoder_made(halves, folder):
 async def test_a_cloud_with_another_bottleneck_refuses_and_the_edge_answers(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     codec = made(seed=1)
-    artifact.save_bottleneck(other, save_artifact(other, random_network(), LENET, NEVER), 1, codec.halves, codec.tables)
-    cloud = CloudNode(*artifact.load(other), 64)
-    edge = EdgeNode(*artifact.load(folder, 0, 1), WorkingUplink(cloud), LIMITS, 64)
+    save_artifact(other, random_network(), LENET, NEVER).add_bottleneck(1, codec.halves, codec.tables)
+    cloud = CloudNode(*opened(other), 64)
+    edge = EdgeNode(*opened(folder, 0, 1), WorkingUplink(cloud), LIMITS, 64)
     edge.adopt(Plan(1, NEVER, codec="bottleneck"))
     try:
         answers = await edge.classify(pictures(LENET, 2), rule=NEVER)
@@ -372,7 +374,7 @@ async def test_a_cloud_with_another_bottleneck_refuses_and_the_edge_answers(fold
 
 
 async def test_an_edge_whose_cloud_is_away_answers_itself(folder):
-    edge = EdgeNode(*artifact.load(folder, 0, 1), FailingUplink(Unavailable("away")), LIMITS, 64)
+    edge = EdgeNode(*opened(folder, 0, 1), FailingUplink(Unavailable("away")), LIMITS, 64)
     edge.adopt(Plan(1, NEVER, codec="bottleneck"))
     try:
         answers = await edge.classify(IMAGES, rule=NEVER)
@@ -383,7 +385,7 @@ async def test_an_edge_whose_cloud_is_away_answers_itself(folder):
 
 async def test_a_cloud_refuses_garbage_in_the_name_of_its_bottleneck(halves, folder):
     _, cloud = halves
-    manifest = artifact.read_manifest(folder)
+    manifest = Artifact.open(folder).manifest
     for data in (b"", bytes(4), bytes(range(40)), bytes(10_000)):
         with pytest.raises(InvalidInput):
             await cloud.resume(manifest.content_hash, 1, Payload("bottleneck", 1, (1, *MAP), data), NEVER)

@@ -11,9 +11,9 @@ from network_examples import LENET, pictures, random_network
 from test_codec_study import labelled
 
 from branchynet.codecs import BottleneckCodec
-from branchynet.decisions.exits import ExitRule
 from branchynet.errors import DamagedData, InvalidInput
-from branchynet.models import Architecture
+from branchynet.exits.rules import ExitRule
+from branchynet.models.architectures import Architecture
 from branchynet.training.bottleneck import macs_of, train_bottleneck
 from branchynet.training.bottleneck_recipes import BottleneckRecipe, bottleneck_recipe
 
@@ -188,7 +188,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(change):
 
 
 def test_an_unknown_artifact_gets_a_start_and_its_own_augmentation(loaded):
-    manifest = dataclasses.replace(loaded(LENET)[0], training={"recipe": {"augmentation": "crop-flip"}})
+    manifest = dataclasses.replace(loaded(LENET)[0].manifest, training={"recipe": {"augmentation": "crop-flip"}})
     recipe = bottleneck_recipe(manifest, 1)
     assert (recipe.cut, recipe.augmentation) == (1, "crop-flip")
     assert bottleneck_recipe(dataclasses.replace(manifest, training={}), 1).augmentation == "none"

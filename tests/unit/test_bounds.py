@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import many, seeded
 
-from branchynet.decisions.bounds import Bound, binomial_cdf, first_true, share_limits
 from branchynet.errors import InvalidInput
+from branchynet.exits.confidence_bounds import Bound, binomial_cdf, first_true, share_limits
 
 TRIALS = 2_000
 SIGNED = [Bound.HOEFFDING_BENTKUS, Bound.BETTING]
@@ -79,6 +79,15 @@ def test_a_false_claim_is_refuted(bound, gains, power):
 
 
 def test_a_bet_does_not_know_the_loss_it_is_on():
+    """One stake for whatever comes last, so that each gain is in proportion to how far the loss is below tolerated."""
+    tolerated, rows = 0.05, np.tile(np.array([-1, 0], np.int8), (3, 150))
+    rows[:, -1] = 0, -1, 1
+    little, much, nothing = 1 / Bound.BETTING.p_values(rows, -1, tolerated, 0.9)
+    assert 1 < nothing < little
+    assert (much - nothing) / (little - nothing) == pytest.approx((tolerated + 1) / tolerated)
+
+
+def test_a_loss_after_all_is_proved_takes_hardly_anything_away():
     """One loss at the very end, after the best capital was reached, changes nothing."""
     free = np.zeros((1, 300), np.int8)
     spoilt = free.copy()

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from network_examples import scorings, seeded, some
 from test_outcomes import random_table
 
-from branchynet.decisions.calibration import candidate_thresholds, pareto_front, screen, select
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable, RuleResult
 from branchynet.errors import InvalidInput
+from branchynet.exits.outcomes import OutcomeTable, RuleResult
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion, ExitRule
+from branchynet.exits.threshold_search import candidate_thresholds, pareto_front, screen, select
 
 tables = st.builds(random_table, st.integers(1, 4), st.integers(1, 30), seed=st.integers(0, 2**32))
 

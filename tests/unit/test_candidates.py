@@ -11,13 +11,13 @@ from network_examples import many, some
 from placement_examples import scenes
 from test_outcomes import random_table
 
-from branchynet.decisions.candidates import Candidates, undominated
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.placement import Constraints, best, evaluate
-from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
 from branchynet.errors import InvalidInput
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.placement.candidates import Candidates, undominated
+from branchynet.placement.optimise import Constraints, best, evaluate
+from branchynet.placement.plan import Plan
+from branchynet.placement.serving_profile import CodecCost, Link, ServingProfile, StageTimes
 
 TIMES = StageTimes((1,), ((1.0,), (2.0,), (4.0,), (8.0,)))
 CODECS = (CodecCost(1, "uint8", 300, 0.5, 0.25), CodecCost(0, "jpeg", 90, 1.0, 1.0))
@@ -27,7 +27,7 @@ NEVER = ExitRule.never(3)
 
 
 def names(candidates):
-    return [(way.cut, way.codec, way.local_only) for way in candidates.ways]
+    return [(way.cut, way.codec, way.edge_only) for way in candidates.ways]
 
 
 def test_every_way_is_considered():
@@ -56,7 +56,7 @@ def test_a_network_without_exits_has_one_plan_for_each_cut():
     profile = ServingProfile(TIMES, TIMES, (3,), 4, 0.0, 0.0, (784, 4_704, 900, 90), 0, 0)
     found = Candidates.of(random_table(1, 9), Criterion.ENTROPY, profile)
     assert [found.plan(index) for index in range(len(found))] == [
-        Plan(4, ExitRule.never(1), local_only=True),
+        Plan(4, ExitRule.never(1), edge_only=True),
         Plan(0, ExitRule.never(1)),
     ]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from network_examples import LENET, LIGHT, mixing_rule, pictures, random_network, title
 
-from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import ArtifactMismatch, InvalidInput, TooLarge
-from branchynet.models import Architecture, cut_shapes
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.models.architectures import Architecture
 from cloud_node.node import CloudNode
 
 MAX_BATCH = 16
@@ -157,9 +157,3 @@ async def test_a_read_only_buffer_is_fine(clouds):
 def test_a_half_that_does_not_reach_the_end_is_refused(loaded):
     with pytest.raises(InvalidInput, match="must reach the last stage, this one ends at 1"):
         CloudNode(*loaded(LENET, 0, 1), MAX_BATCH)
-
-
-@pytest.mark.parametrize("architecture", LIGHT, ids=title)
-def test_the_largest_sample_is_known(architecture, clouds):
-    maps = [np.prod(shape) * (4 if cut else 1) for cut, shape in enumerate(cut_shapes(architecture))]
-    assert clouds(architecture).max_sample_bytes >= max(maps)

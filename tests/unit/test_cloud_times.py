@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from branchynet.decisions.cloud_times import QUEUE_HALF_LIFE_S, CloudTimes, Expected
-from branchynet.decisions.deadlines import OLD_S, TRY_S, InTime
 from branchynet.errors import DeadlineExceeded, InvalidInput
+from branchynet.placement.cloud_estimator import QUEUE_HALF_LIFE_S, CloudTimes, Expected
+from branchynet.placement.offload_deadline import OLD_S, TRY_S, InTime
 
 SIZE = 3_000
 

@@ -8,11 +8,11 @@ from network_examples import LENET, pictures, random_network
 from node_examples import IMAGES, FailingUplink, WorkingUplink, check_answers, mixed, whole_answers
 
 from branchynet.codecs import FixedRanges, Payload, named_codec
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.plans import Plan
 from branchynet.errors import InvalidInput, TooLarge, Unavailable
-from branchynet.models import Architecture
-from branchynet.prediction import Place, Policy
+from branchynet.exits.rules import ExitRule
+from branchynet.models.architectures import Architecture
+from branchynet.placement.plan import Plan
+from branchynet.serving.prediction import Place, Policy
 from cloud_node.node import CloudNode
 
 ALEXNET = Architecture("b-alexnet")
@@ -73,11 +73,17 @@ async def test_coding_is_counted_as_the_edges_time(nodes, monkeypatch):
 
 
 async def test_what_cannot_be_encoded_is_answered_by_the_edge(nodes):
-    edge = nodes(FailingUplink(Unavailable("must not be asked")), **sending("uint8-calibrated"))
+    edge = nodes(FailingUplink(Unavailable("must not be asked")), **sending("uint8"))
+    edge._feature_codec = named_codec("uint8-calibrated")
     answers = await edge.classify(IMAGES, rule=ExitRule.never(2))
     assert {answer.place for answer in answers} == {Place.FALLBACK}
     assert all("ranges that were calibrated" in answer.fallback_reason for answer in answers)
     assert sum(answer.uplink_bytes for answer in answers) == 0
+
+
+def test_an_edge_refuses_a_codec_whose_ranges_the_artifact_does_not_hold(nodes):
+    with pytest.raises(InvalidInput, match=r"uint8-calibrated needs the ranges .* at cut 1, .* calibrate --keep-rule"):
+        nodes(None, **sending("uint8-calibrated"))
 
 
 @pytest.mark.parametrize("options", [sending("png"), {"image_codec": "fp32"}, {"image_codec": "uint8"}])
@@ -88,15 +94,15 @@ def test_an_edge_refuses_a_codec_for_the_wrong_cut(options, nodes):
 
 async def test_a_cloud_decodes_by_its_own_ranges(loaded, nodes):
     ranges = FixedRanges((0.0,) * 5, (2.0,) * 5)
-    manifest, network = loaded(LENET)
+    artifact, network = loaded(LENET)
     payload = named_codec("uint8-calibrated", ranges).encode(np.ones((1, 5, 15, 15), np.float32))
-    knowing = CloudNode(dataclasses.replace(manifest, codec_ranges={1: ranges}), network, 4)
+    knowing = CloudNode(artifact.with_fields(codec_ranges={1: ranges}), network, 4)
     try:
-        assert len((await knowing.resume(manifest.content_hash, 1, payload, None)).exits) == 1
+        assert len((await knowing.resume(artifact.manifest.content_hash, 1, payload, None)).exits) == 1
     finally:
         knowing.close()
-    with pytest.raises(InvalidInput, match="the artifact has none"):
-        await nodes.cloud().resume(manifest.content_hash, 1, payload, None)
+    with pytest.raises(InvalidInput, match="needs the ranges"):
+        await nodes.cloud().resume(artifact.manifest.content_hash, 1, payload, None)
 
 
 def payload(name, shape=(1, 5, 15, 15)):

@@ -1,24 +1,24 @@
 """The table of codecs says what really happens to a network whose maps go through them."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from network_examples import LENET, mixing_rule, pictures, random_network, save_artifact
+from test_bottleneck import made as made_bottleneck
 
 from branchynet.codecs import FixedRanges, named_codec
-from branchynet.decisions.outcomes import OutcomeTable
+from branchynet.codecs.bottleneck import ConvolutionShape
+from branchynet.data.datasets import Dataset
 from branchynet.errors import InvalidInput
-from branchynet.models import Architecture
-from branchynet.training.codec_study import (
+from branchynet.evaluation.codec_study import (
     FOR_IMAGES,
     FOR_MAPS,
     calibrated_ranges,
     outcomes_through,
     study_codecs,
 )
-from branchynet.training.datasets import Dataset
-from branchynet.training.evaluation import measure_outcomes
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.models.architectures import Architecture
 
 
 def labelled(images):
@@ -33,10 +33,10 @@ DATA = labelled(pictures(LENET, 60))
 def studied(tmp_path_factory):
     network = random_network()
     ranges = calibrated_ranges(network, DATA)
-    manifest = save_artifact(tmp_path_factory.mktemp("lenet"), network, LENET, mixing_rule(network, DATA.images))
-    manifest = dataclasses.replace(manifest, codec_ranges=ranges)
-    table, told = measure_outcomes(network, manifest.cost, DATA), []
-    return manifest, table, list(study_codecs(manifest, network, table, DATA, told.append)), told
+    artifact = save_artifact(tmp_path_factory.mktemp("lenet"), network, LENET, mixing_rule(network, DATA.images))
+    artifact = artifact.with_fields(codec_ranges=ranges)
+    table, told = measure_outcomes(network, artifact.manifest.cost, DATA), []
+    return artifact, table, list(study_codecs(artifact, network, table, DATA, told.append)), told
 
 
 def test_every_codec_is_tried_at_every_cut_it_is_for(studied):
@@ -49,7 +49,8 @@ def test_every_codec_is_tried_at_every_cut_it_is_for(studied):
 
 
 def test_lossless_codecs_change_no_answer(studied):
-    manifest, table, cuts, _ = studied
+    artifact, table, cuts, _ = studied
+    manifest = artifact.manifest
     expected = table.apply(manifest.rule).accuracy
     for rows in cuts:
         for row in rows:
@@ -60,7 +61,8 @@ def test_lossless_codecs_change_no_answer(studied):
 
 @pytest.mark.parametrize("name", ["uint4", "uint8+zstd", "uint4-calibrated+zstd"])
 def test_a_row_is_what_encoding_decoding_and_going_on_gives(studied, name):
-    manifest, table, cuts, _ = studied
+    artifact, table, cuts, _ = studied
+    manifest = artifact.manifest
     network = random_network()
     maps = network.run(0, DATA.images)[0]
     codec = named_codec(name, manifest.codec_ranges[1])
@@ -84,8 +86,8 @@ def test_everything_is_offloaded_at_cut_0(studied):
 
 
 def test_calibrated_codecs_need_ranges(studied):
-    manifest, table, _, _ = studied
-    plain = dataclasses.replace(manifest, codec_ranges={})
+    artifact, table, _, _ = studied
+    plain = artifact.with_fields(codec_ranges={})
     cuts = list(study_codecs(plain, random_network(), table, DATA))
     assert [row.codec for row in cuts[1]] == [
         name for name in FOR_MAPS if "calibrated" not in name and name != "bottleneck"
@@ -103,23 +105,25 @@ def test_ranges_are_those_of_the_maps_at_each_cut():
     assert set(ranges) == {1, 2}
 
 
-def test_names_give_the_codecs_for_what_there_is_at_the_cut(studied):
-    manifest = studied[0]
+def test_names_give_the_codecs_for_what_there_is_at_the_cut(studied, tmp_path):
+    artifact = studied[0]
     names = ["webp", "uint8", "uint4-calibrated"]
-    assert [codec.name for codec in manifest.codecs_at(0, names)] == ["webp"]
-    assert [codec.name for codec in manifest.codecs_at(1, names)] == ["uint8", "uint4-calibrated"]
-    without = dataclasses.replace(manifest, codec_ranges={})
+    assert [codec.name for codec in artifact.codecs_at(0, names)] == ["webp"]
+    assert [codec.name for codec in artifact.codecs_at(1, names)] == ["uint8", "uint4-calibrated"]
+    without = artifact.with_fields(codec_ranges={})
     assert [codec.name for codec in without.codecs_at(1, names)] == ["uint8"]
-    learned = dataclasses.replace(manifest, learned={1: named_codec("uint8")})
-    assert learned.codecs_at(1, ["bottleneck"]) == [named_codec("uint8")]
-    assert learned.codecs_at(0, ["bottleneck"]) == []
+    assert artifact.codecs_at(1, ["bottleneck"]) == artifact.codecs_at(0, ["bottleneck"]) == []
+    trained = made_bottleneck(ConvolutionShape(map_shape=artifact.manifest.cut_shapes[1], channels=2, levels=4))
+    learned = artifact.save(tmp_path).add_bottleneck(1, trained.halves, trained.tables)
+    assert learned.codecs_at(1, ["bottleneck", "raw+zstd"]) == [learned.bottleneck(1)]
+    assert learned.codecs_at(0, ["bottleneck", "raw+zstd"]) == [named_codec("raw+zstd")]
     with pytest.raises(InvalidInput, match="'uint3'"):
-        manifest.codecs_at(1, ["uint3"])
+        artifact.codecs_at(1, ["uint3"])
 
 
 def test_exits_before_a_cut_say_what_they_said(studied):
-    manifest, table, _, _ = studied
-    codecs = manifest.codecs_at(1, ["uint4", "fp32+zstd"])
+    artifact, table, _, _ = studied
+    codecs = artifact.codecs_at(1, ["uint4", "fp32+zstd"])
     lossy, lossless = outcomes_through(random_network(), table, DATA, 1, codecs)
     assert np.array_equal(lossy.table.logits[0], table.logits[0])
     assert not np.array_equal(lossy.table.logits[1], table.logits[1])

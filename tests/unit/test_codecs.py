@@ -1,18 +1,20 @@
 """A tensor through a codec and back: equal or within the stated bound, whatever the batch; bad bytes are refused."""
 
 import dataclasses
+import io
 import re
 import struct
 import zlib
 
 import numpy as np
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from PIL import Image
 
 from branchynet.codecs import FixedRanges, Payload, check_cut, named_codec
+from branchynet.codecs.packing import zstd
 from branchynet.errors import InvalidInput, TooLarge
 
 MAPS = [
@@ -198,7 +200,8 @@ def test_an_unknown_codec_is_refused_by_name(name):
         named_codec(name)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+# Of the last one's bits the upper half, rounded up, would be those of a number.
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.uint32(0x7FFFFFFF).view(np.float32)])
 @pytest.mark.parametrize("name", ["fp16", "fp32+zstd", "uint8", "uint4-calibrated"])
 def test_what_is_not_finite_is_not_sent(name, value):
     batch = np.zeros((1, 3, 4), np.float32)
@@ -294,14 +297,18 @@ def test_bytes_too_few_are_refused(name, cut):
 
 
 def test_a_bomb_is_not_unpacked():
-    bomb = zstandard.ZstdCompressor().compress(bytes(50_000_000))
+    bomb = zstd.compress(bytes(50_000_000))
     for name, shape in (("uint8+zstd", (3, 4, 4)), ("raw+zstd", (3, 4, 4))):
         start = named_codec("uint8").encode(np.ones((1, *shape), np.float32)).data[:7] if name[0] == "u" else b""
         with pytest.raises(InvalidInput, match="50000000 bytes, its shape allows"):
             named_codec(name).decode(Payload(name, 1, (1, *shape), start + bomb), shape, 1)
-    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(48))
+    unsized = zstd.compress(bytes(48), options={zstd.CompressionParameter.content_size_flag: 0})
     with pytest.raises(InvalidInput, match="frame"):
         named_codec("raw+zstd").decode(Payload("raw+zstd", 1, (1, 3, 4, 4), unsized), (3, 4, 4), 1)
+    whole = zstd.compress(bytes(48))
+    for broken in (whole[:-3], whole + b"more", whole + whole):
+        with pytest.raises(InvalidInput, match="zstd frame"):
+            named_codec("raw+zstd").decode(Payload("raw+zstd", 1, (1, 3, 4, 4), broken), (3, 4, 4), 1)
 
 
 def png(width, height):
@@ -317,6 +324,15 @@ def test_a_picture_of_another_size_is_refused_before_its_pixels_are_made(side):
     file = png(side, side)
     data = struct.pack("<I", len(file)) + file
     with pytest.raises(InvalidInput, match=f"{side}|bomb"):
+        named_codec("png").decode(Payload("png", 1, (1, 3, 12, 12), data), (3, 12, 12), 1)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "P", "LA"])
+def test_a_picture_of_another_depth_or_with_clear_pixels_is_refused(mode):
+    file = io.BytesIO()
+    Image.new(mode, (12, 12)).save(file, "PNG")
+    data = struct.pack("<I", len(file.getvalue())) + file.getvalue()
+    with pytest.raises(InvalidInput, match=f"mode {mode}"):
         named_codec("png").decode(Payload("png", 1, (1, 3, 12, 12), data), (3, 12, 12), 1)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from network_examples import seeded
 
+from branchynet.data.corruptions import SEVERITIES, Corruption, corrupt
 from branchynet.errors import InvalidInput
-from branchynet.training.corruptions import SEVERITIES, Corruption, corrupt
 
 IMAGES = np.repeat(np.repeat(seeded(1).integers(60, 190, (40, 3, 4, 4)), 4, axis=2), 4, axis=3).astype(np.uint8)
 

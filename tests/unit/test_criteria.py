@@ -1,22 +1,22 @@
 """Gates and temperatures are fitted, and criteria compared, on images that the other side never sees."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from network_examples import seeded
 from test_frontier import alike
 
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.gates import Gate, features
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.reliability import auroc, fit_temperature
+from branchynet import errors
 from branchynet.errors import InvalidInput, SettingsError
-from branchynet.training import criteria
-from branchynet.training.criteria import CANDIDATES, compare_criteria, judge
-from branchynet.training.pictures import draw_frontier, draw_reliability
-from branchynet.training.scoring import fit_gate, fit_rule
+from branchynet.evaluation import criteria
+from branchynet.evaluation.criteria import CANDIDATES, compare_criteria, judge
+from branchynet.evaluation.fit import fit_gate, fit_rule
+from branchynet.exits.calibration_metrics import auroc, fit_temperature
+from branchynet.exits.gates import Gate, features
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import Criterion, ExitRule
+from cli.plots.calibration import draw_frontier, draw_reliability
 
 
 def test_a_gate_learns_the_probability_that_its_exit_is_right():
@@ -49,9 +49,9 @@ def test_a_rule_is_fitted_with_what_its_criterion_needs():
 
 
 def test_without_scikit_learn_a_gate_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    monkeypatch.setattr(errors, "find_spec", lambda _name: None)
     table = alike(2, 50, seed=4)
-    with pytest.raises(SettingsError, match=r"pip install 'branchynet\[training\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'branchynet\[torch\]'"):
         fit_rule(table, Criterion.GATE)
     fit_rule(table, Criterion.MARGIN, tempered=True)
 

@@ -21,10 +21,10 @@ from dataset_files import (
     write,
 )
 
+from branchynet.data import datasets
+from branchynet.data.datasets import load
+from branchynet.data.formats import write_idx
 from branchynet.errors import DamagedData, InvalidInput, Unavailable, UnknownModel
-from branchynet.training import datasets
-from branchynet.training.datasets import load
-from branchynet.training.formats import write_idx
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ from dataset_files import IDX, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from branchynet.data import datasets
+from branchynet.data.datasets import DATASETS, Dataset, load, load_sample, split_calibration
+from branchynet.data.formats import write_idx
 from branchynet.errors import InvalidInput, Unavailable
-from branchynet.training import datasets
-from branchynet.training.datasets import DATASETS, Dataset, load, load_sample, split_calibration
-from branchynet.training.formats import write_idx
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from network_examples import many, seeded, some
 from test_outcomes import random_table
 
-from branchynet.decisions.drift import ExitReference, Monitor, Reference, Retuner
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.errors import InvalidInput
+from branchynet.exits.drift import ExitReference, Monitor, Reference, Retuner
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion, ExitRule
 
 RULE = ExitRule(Criterion.MAX_PROBABILITY, (0.4,))
 
@@ -108,7 +108,7 @@ def test_no_gain_is_to_be_expected_at_the_very_edge_of_the_limits(direction):
         monitor = Monitor(reference, 0.2)
         for score in sequence:
             monitor.observe(0, np.array([score]))
-        capital = monitor._exits[0]._capital[:, direction].mean()
+        capital = np.exp(monitor._exits[0]._log_capital[:, direction]).mean()
         expected += math.prod(surer if score > 0.5 else 1 - surer for score in sequence) * capital
     started = 1 - 1 / 8
     assert expected == pytest.approx(started, rel=1e-9)
@@ -176,9 +176,29 @@ def test_scores_that_were_passed_on_count_as_not_surer(criterion):
     knots = part._exits[0].knots
     inside = (knots <= threshold) if criterion is Criterion.ENTROPY else (knots >= threshold)
     assert 0 < inside.sum() < len(knots)
-    np.testing.assert_allclose(part._exits[0]._capital[..., inside], full._exits[0]._capital[..., inside])
-    assert (part._exits[0]._capital[..., ~inside] <= 1).all()
+    np.testing.assert_allclose(part._exits[0]._log_capital[..., inside], full._exits[0]._log_capital[..., inside])
+    assert (part._exits[0]._log_capital[..., ~inside] <= 1e-12).all()
     assert part.samples(0) == full.samples(0) == 300
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0, -math.inf, math.inf])
+@pytest.mark.parametrize(("batch", "batches"), [(1, 2_000), (1_000, 1_000), (1_000_000, 3)])
+def test_a_million_unlike_samples_raise_one_alarm_and_nothing_overflows(score, batch, batches):
+    monitor = Monitor(uniform_reference(2_000))
+    for _ in range(batches):
+        monitor.observe(0, np.full(batch, score))
+        assert 0 <= monitor.evidence(0) <= 1
+    (alarm,) = monitor.alarms
+    assert alarm.samples <= max(200, 2 * batch)
+    assert monitor.evidence(0) == 1
+    assert monitor.samples(0) == batch * batches
+    assert np.isfinite(monitor._exits[0]._log_capital).all()
+
+
+def test_a_change_after_more_samples_than_a_float_can_tell_apart_is_still_noticed():
+    monitor = Monitor(uniform_reference(2_000))
+    monitor._exits[0].seen = 10**17
+    assert watch(monitor, np.full(2_000, 1.0)) is not None
 
 
 def test_no_samples_change_nothing():

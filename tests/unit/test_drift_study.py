@@ -5,10 +5,10 @@ import pytest
 from network_examples import seeded
 from test_outcomes import random_table
 
-from branchynet.decisions.drift import Reference
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.training.drift_study import samples_until_alarm, study
+from branchynet.evaluation.drift_study import samples_until_alarm, study
+from branchynet.exits.drift import Reference
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import Criterion, ExitRule
 
 CALIBRATION = random_table(3, 2_000, seed=1)
 RULE = ExitRule(Criterion.ENTROPY, (0.4, 0.6))

@@ -18,10 +18,10 @@ from node_examples import (
     whole_answers,
 )
 
-from branchynet.decisions.deadlines import OffloadLimits
-from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import ArtifactMismatch, BranchyNetError, DeadlineExceeded, Unavailable
-from branchynet.prediction import Place, Policy
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.placement.offload_deadline import OffloadLimits
+from branchynet.serving.prediction import Place, Policy
 from edge_node.uplink import OffloadFailed
 
 FAILURES = [
@@ -99,7 +99,7 @@ async def test_a_wrong_answer_is_not_believed(wrong, nodes):
     for number, prediction in enumerate(predictions):
         fallen = number in progress.remaining
         assert prediction.place is (Place.FALLBACK if fallen else Place.EDGE)
-        assert ("the cloud answered" in prediction.fallback_reason) is fallen
+        assert ("invalid cloud response" in prediction.fallback_reason) is fallen
     assert sum(p.uplink_bytes for p in predictions) == SENT_BYTES, "it was sent, if in vain"
 
 

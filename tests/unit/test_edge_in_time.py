@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from network_examples import LENET
 from node_examples import IMAGES, LIMITS, SENT_BYTES, Clock, WorkingUplink, check_answers, mixed, whole_answers
 
-from branchynet.decisions.deadlines import OLD_S
-from branchynet.errors import DeadlineExceeded, InvalidInput, Unavailable
-from branchynet.prediction import Place, Policy
+from branchynet.errors import ArtifactMismatch, DeadlineExceeded, InvalidInput, Unavailable
+from branchynet.exits.rules import ExitRule
+from branchynet.placement.offload_deadline import OLD_S, REFUSED_S
+from branchynet.serving.prediction import Place, Policy
 from edge_node.uplink import OffloadFailed
 
 HURRIED, PATIENT = 100.0, 900.0  # 20 of them are kept for the way home
@@ -135,3 +137,33 @@ async def test_failures_that_are_not_late_say_nothing_of_the_time_it_takes(camer
         assert (await camera(PATIENT))[1]
     camera.wire.error, camera.wire.network_ms = None, 10.0
     assert (await camera(HURRIED))[1]
+
+
+async def test_a_cloud_that_refuses_the_artifact_is_sent_nothing_more_for_a_while(camera):
+    camera.wire.error = OffloadFailed(ArtifactMismatch("deploy the same artifact to both"), SENT_BYTES)
+    went, answers = [], []
+    for _ in range(5):
+        answers, asked = await camera(PATIENT)
+        went.append(asked)
+    assert went == [True, False, False, False, False]
+    fallen = [answer for answer in answers if answer.place is Place.FALLBACK]
+    assert fallen
+    assert {answer.fallback_reason for answer in fallen} == {"FAILED_PRECONDITION: deploy the same artifact to both"}
+    assert {answer.uplink_bytes for answer in fallen} == {0}
+    camera.wire.error = None
+    camera.clock.pass_ms(1e3 * REFUSED_S)
+    answers, asked = await camera(PATIENT)
+    assert asked
+    assert Place.FALLBACK not in {answer.place for answer in answers}
+
+
+async def test_a_large_batch_has_the_time_that_it_takes_to_send_and_a_small_one_no_longer(camera):
+    edge, nobody_leaves = camera.edge, ExitRule.never(2)
+    timeouts_ms = []
+    for images in (IMAGES[:1], np.concatenate([IMAGES] * 4)):
+        await edge.classify(images, rule=nobody_leaves)
+        timeouts_ms.append(camera.wire.calls[-1][3])
+    assert timeouts_ms[0] == LIMITS.timeout_ms
+    assert timeouts_ms[1] > LIMITS.timeout_ms + 50
+    await edge.classify(images, rule=nobody_leaves, remaining_ms=500.0)
+    assert camera.wire.calls[-1][3] == 500.0 - LIMITS.reserve_ms

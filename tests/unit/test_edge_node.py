@@ -20,10 +20,10 @@ from network_examples import (
 )
 from node_examples import IMAGES, LIMITS, SENT_BYTES, FailingUplink, WorkingUplink, check_answers, mixed, whole_answers
 
-from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import InvalidInput, TooLarge, Unavailable
-from branchynet.models import Architecture
-from branchynet.prediction import Place, Policy
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.models.architectures import Architecture
+from branchynet.serving.prediction import Place, Policy
 from edge_node.answers import shares
 from edge_node.node import EdgeNode
 

@@ -9,19 +9,19 @@ from network_examples import LENET, mixing_rule, pictures, random_network
 from node_examples import IMAGES, Clock, FailingUplink, WorkingUplink, check_answers, mixed, whole_answers
 
 from branchynet.codecs import Payload
-from branchynet.decisions.adaptation import Adaptation, Replanner
-from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.drift import Reference
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import Link, ServingProfile, StageTimes
+from branchynet.data.datasets import Dataset
 from branchynet.errors import DeadlineExceeded, InvalidInput, Unavailable
-from branchynet.models import Architecture
-from branchynet.prediction import Place, Policy
-from branchynet.training.datasets import Dataset
-from branchynet.training.evaluation import measure_outcomes
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.drift import Reference
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.models.architectures import Architecture
+from branchynet.placement.candidates import Candidates
+from branchynet.placement.plan import Plan
+from branchynet.placement.replanner import Adaptation, Replanner
+from branchynet.placement.serving_profile import Link, ServingProfile, StageTimes
+from branchynet.serving.prediction import Place, Policy
+from edge_node.drift_watcher import Watcher
 from edge_node.uplink import OffloadFailed
-from edge_node.watching import Watcher
 
 ALEXNET = Architecture("b-alexnet")
 PICTURES = pictures(ALEXNET, 12)
@@ -42,7 +42,7 @@ async def test_whatever_the_plan_the_answers_are_those_of_the_whole_network(cut,
 
 async def test_a_local_plan_runs_all_that_is_held_and_asks_nobody(nodes):
     edge = nodes(FailingUplink(Unavailable("must not be asked")), ALEXNET, cut=2)
-    edge.adopt(Plan(1, RULE, local_only=True))
+    edge.adopt(Plan(1, RULE, edge_only=True))
     answers = await edge.classify(PICTURES)
     check_answers(answers, *whole_answers(ALEXNET, PICTURES, RULE, stages=2))
     assert {answer.place for answer in answers} == {Place.EDGE}
@@ -72,7 +72,7 @@ async def test_a_request_ends_by_the_plan_it_began_under(nodes):
         Plan(2, RULE),
         Plan(1, ExitRule.never(3), codec="fp32+zstd"),
         Plan(0, RULE),
-        Plan(2, RULE, local_only=True),
+        Plan(2, RULE, edge_only=True),
     ]
     running = []
     for plan in plans * 3:
@@ -80,7 +80,7 @@ async def test_a_request_ends_by_the_plan_it_began_under(nodes):
         running.append(asyncio.create_task(edge.classify(PICTURES)))
         await asyncio.sleep(0.001)  # lets the request begin
     for plan, answers in zip(plans * 3, await asyncio.gather(*running), strict=True):
-        stages = 2 if plan.local_only else None
+        stages = 2 if plan.edge_only else None
         check_answers(answers, *whole_answers(ALEXNET, PICTURES, plan.rule, stages))
     assert sorted(call[0] for call in uplink.calls) == [0] * 3 + [1] * 3 + [2] * 3
 
@@ -146,11 +146,11 @@ class Wire(WorkingUplink):
 @pytest.fixture
 def following(nodes, loaded):
     """An edge that follows a replanner, its wire and its clock."""
-    manifest, network = loaded(ALEXNET)
+    artifact, network = loaded(ALEXNET)
     # What the second exit says is right: the edge has it, but takes long to get there.
     labels = whole_answers(ALEXNET, PICTURES, ExitRule.never(3), stages=2)[0].logits.argmax(1)
     dataset = Dataset("pictures", PICTURES, labels, tuple(map(str, range(10))), "test", "made here")
-    table = measure_outcomes(network, manifest.cost, dataset)
+    table = measure_outcomes(network, artifact.manifest.cost, dataset)
     profile = ServingProfile(EDGE_TIMES, CLOUD_TIMES, (0, 1, 2), 2, 1.0, 1.0, (3_200, 32_900, 16_500), 60, 130)
     clock = Clock()
     wire = Wire(nodes.cloud(ALEXNET), clock)
@@ -175,23 +175,23 @@ async def served(edge, clock, requests):
 async def test_an_edge_leaves_a_link_that_becomes_slow_and_comes_back(following):
     edge, wire, clock = following
     before = await served(edge, clock, 5)
-    assert not before[-1].local_only
+    assert not before[-1].edge_only
     wire.network_ms = 4_000.0
-    assert (await served(edge, clock, 12))[-1].local_only
+    assert (await served(edge, clock, 12))[-1].edge_only
     wire.network_ms = 20.0
     after = await served(edge, clock, 40)
-    assert not after[-1].local_only
+    assert not after[-1].edge_only
     assert edge.served.rule == edge.plan.rule
 
 
 async def test_offloads_that_fail_or_wait_in_the_cloud_lead_away_from_it_too(following):
     edge, wire, clock = following
     wire.queue_ms = 3_000.0
-    assert (await served(edge, clock, 12))[-1].local_only
+    assert (await served(edge, clock, 12))[-1].edge_only
     wire.queue_ms, wire.network_ms = 0.0, 2_000.0
     wire.error = OffloadFailed(DeadlineExceeded("late"), 3_200)
     plans = await served(edge, clock, 20)
-    assert np.mean([plan.local_only for plan in plans[5:]]) > 0.5
+    assert np.mean([plan.edge_only for plan in plans[5:]]) > 0.5
 
 
 async def test_a_rule_of_the_request_goes_by_the_plans_cut(following):
@@ -202,9 +202,37 @@ async def test_a_rule_of_the_request_goes_by_the_plans_cut(following):
 
 
 def test_two_that_move_the_rule_are_one_too_many(loaded, nodes, following):
-    manifest, network = loaded(ALEXNET)
+    artifact, network = loaded(ALEXNET)
     dataset = Dataset("pictures", PICTURES, np.zeros(12, np.int64), tuple(map(str, range(10))), "test", "made here")
-    reference = Reference.of(measure_outcomes(network, manifest.cost, dataset), manifest.rule)
-    edge = nodes(None, ALEXNET, cut=2, watcher=Watcher(reference, 2, 0.8))
+    reference = Reference.of(measure_outcomes(network, artifact.manifest.cost, dataset), artifact.manifest.rule)
+    edge = nodes(None, ALEXNET, cut=2)
+    edge.watch(Watcher(reference, 2, 0.8))
     with pytest.raises(InvalidInput, match="a watcher keeps"):
         edge.follow(following[0]._replanner)
+    with pytest.raises(InvalidInput, match="moves its thresholds by --keep-exit-share"):
+        edge.set_plan(Plan(1, RULE))
+    with pytest.raises(InvalidInput, match="chooses its plan by --adapt"):
+        following[0].set_plan(Plan(1, RULE))
+
+
+async def test_a_rule_by_another_criterion_is_not_held_against_calibration(loaded, nodes):
+    artifact, network = loaded(ALEXNET)
+    manifest = artifact.manifest
+    dataset = Dataset("pictures", PICTURES, np.zeros(12, np.int64), tuple(map(str, range(10))), "test", "made here")
+    watcher = Watcher(Reference.of(measure_outcomes(network, manifest.cost, dataset), manifest.rule), 2)
+    edge = nodes(None, ALEXNET, cut=2)
+    edge.watch(watcher)
+    for rule, seen in ((ExitRule(Criterion.MARGIN, (0.5, 0.5)), 0), (manifest.rule.with_thresholds((0.5, 0.5)), 24)):
+        edge.set_plan(Plan(2, rule))
+        for _ in range(2):
+            await edge.classify(PICTURES)
+        assert watcher.gauges()["exit_0_samples"] == seen
+
+
+async def test_images_go_as_the_plan_says_also_for_who_asks_the_cloud(nodes):
+    uplink = WorkingUplink(nodes.cloud(ALEXNET))
+    edge = nodes(uplink, ALEXNET, cut=2, image_codec="png")
+    edge.set_plan(Plan(0, RULE, codec="raw+zstd"))
+    for policy in (Policy.SPLIT, Policy.CLOUD_ONLY):
+        await edge.classify(PICTURES, policy=policy)
+    assert [sent.codec for _, sent, *_ in uplink.calls] == ["raw+zstd"] * 2

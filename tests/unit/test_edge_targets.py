@@ -1,16 +1,14 @@
 """A request that names an accuracy is served by the cheapest thresholds that have it, wherever the exits lie."""
 
-import dataclasses
-
 import pytest
 from network_examples import LENET
 from node_examples import IMAGES, LIMITS, WorkingUplink, check_answers, mixed, whole_answers
 
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.operating import OperatingPoint
-from branchynet.decisions.plans import Plan
 from branchynet.errors import InvalidInput
-from branchynet.prediction import Place, Policy
+from branchynet.exits.operating_points import OperatingPoint
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.placement.plan import Plan
+from branchynet.serving.prediction import Place, Policy
 from edge_node.node import EdgeNode
 
 ALWAYS, NEVER = Criterion.ENTROPY.always, Criterion.ENTROPY.never
@@ -27,10 +25,10 @@ def pointed(nodes, loaded):
     made = []
 
     def of(stages=1):
-        manifest, network = loaded(LENET, 0, stages)
+        artifact, network = loaded(LENET, 0, stages)
         recorded = {"calibration": {"operating_points": [point.to_json() for point in POINTS]}}
         uplink = WorkingUplink(nodes.cloud())
-        made.append(EdgeNode(dataclasses.replace(manifest, results=recorded), network, uplink, LIMITS, 64))
+        made.append(EdgeNode(artifact.with_results(recorded), network, uplink, LIMITS, 64))
         return made[-1], uplink
 
     yield of
@@ -51,7 +49,7 @@ async def test_a_target_is_served_by_its_points_thresholds(target, point, pointe
 @pytest.mark.parametrize("policy", [Policy.SPLIT, Policy.CLOUD_ONLY])
 async def test_it_holds_wherever_the_work_is_done(policy, pointed):
     edge, uplink = pointed()
-    edge.adopt(Plan(1, ExitRule(Criterion.MARGIN, (0.5,)), local_only=True))
+    edge.adopt(Plan(1, ExitRule(Criterion.MARGIN, (0.5,)), edge_only=True))
     answers = await edge.classify(IMAGES, accuracy_target=0.9, policy=policy)
     check_answers(answers, *whole_answers(LENET, IMAGES, ExitRule.never(2)))
     assert {answer.place for answer in answers} == {Place.CLOUD}
@@ -84,5 +82,5 @@ async def test_targets_that_cannot_be_met_are_refused(options, complaint, pointe
 
 
 async def test_an_artifact_without_points_names_the_command_that_makes_them(nodes):
-    with pytest.raises(InvalidInput, match="no operating points; `branchynet reference` records them"):
+    with pytest.raises(InvalidInput, match="no operating points; `branchynet calibrate --keep-rule` records them"):
         await nodes(None).classify(IMAGES, accuracy_target=0.8)

@@ -9,16 +9,20 @@ import torch
 from exported_examples import SMALL, small_network
 from network_examples import LENET, mixing_rule, pictures, random_network
 
-from branchynet import artifact, export, onnx_engine
-from branchynet.cache import writing
-from branchynet.decisions.exits import ExitRule
-from branchynet.engine import Engine
+from branchynet import errors
+from branchynet.artifact import torch_files, zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import load_sample
 from branchynet.errors import DamagedData, InvalidInput, SettingsError, UnknownModel
-from branchynet.models import Architecture, zoo
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.rules import ExitRule
+from branchynet.files import replacing
+from branchynet.models.architectures import Architecture
 from branchynet.models.layers import LocalResponseNorm
+from branchynet.network import onnx_export, onnx_runner
+from branchynet.network.graph_weights import with_weights
+from branchynet.network.runner import Engine
 from branchynet.rpc.messages import array_from_tensor, tensor_from_array
-from branchynet.training.datasets import load_sample
-from branchynet.training.evaluation import measure_outcomes
 
 # What is exported once is used by many tests here: the trained B-LeNet, and random weights for the others.
 SHIPPED = zoo.find("lenet-fashion")
@@ -45,16 +49,16 @@ def runners(artifact_folder, exported_folder):
         if name == SMALL.name:
             if engine is Engine.EAGER:
                 return small_network().part(first, len(small_network().exit_of_stage) if last is None else last)
-            return artifact.load_runner(exported_folder, first, last)[1]
+            return Artifact.open(exported_folder).runner(first, last)
         folder = SHIPPED if name == "b-lenet" else artifact_folder(NETWORKS[name])
-        return artifact.load_runner(folder, first, last, engine=engine)[1]
+        return Artifact.open(folder).runner(first, last, engine=engine)
 
     return of
 
 
 def network_of(name):
     if name == "b-lenet":
-        return artifact.load(SHIPPED)[1]
+        return Artifact.open(SHIPPED).network()
     return small_network() if name == SMALL.name else random_network(NETWORKS[name])
 
 
@@ -99,7 +103,7 @@ def test_onnx_says_what_torch_says(name, runners):
 
 def test_onnx_decides_on_the_shipped_sample_as_torch_does(runners):
     eager, onnx = (runners("b-lenet", engine) for engine in Engine)
-    images, rule = load_sample().images, artifact.read_manifest(SHIPPED).rule
+    images, rule = load_sample().images, Artifact.open(SHIPPED).manifest.rule
     expected, graphs = (runner.resume(images, 0, 2, rule) for runner in (eager, onnx))
     np.testing.assert_array_equal(graphs.exits, expected.exits)
     assert np.abs(graphs.logits - expected.logits).max() < 1e-4
@@ -122,7 +126,7 @@ def test_the_exported_form_of_local_response_normalisation_is_the_same_function(
 def test_the_plain_trunk_is_one_stage_on_either_engine(name, runners):
     network, images = network_of(name), pictures(NETWORKS[name], 3)
     expected = network.resume(images, 0, network.total_stages, ExitRule.never(network.exits)).logits
-    eager = export.trunk_runner(network, Engine.EAGER)
+    eager = onnx_export.on_engine(network.plain(), Engine.EAGER)
     np.testing.assert_array_equal(eager.run(0, images)[1], expected)
     assert (eager.total_stages, eager.exits) == (1, 1)
 
@@ -139,9 +143,9 @@ def test_without_branches_the_same_stages_run_to_the_end(name, engine, runners):
 
 
 def test_onnx_is_measured_like_torch(runners):
-    manifest, sample = artifact.read_manifest(SHIPPED), load_sample()
+    manifest, sample = Artifact.open(SHIPPED).manifest, load_sample()
     eager, onnx = (runners("b-lenet", engine) for engine in Engine)
-    trunks = [artifact.load_trunk(SHIPPED, manifest, engine=engine) for engine in Engine]
+    trunks = [Artifact.open(SHIPPED).trunk(engine) for engine in Engine]
     expected, logits = (trunk.run(0, sample.images[:100])[1] for trunk in trunks)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-4)
     expected, table = (measure_outcomes(runner, manifest.cost, sample) for runner in (eager, onnx))
@@ -152,48 +156,48 @@ def test_onnx_is_measured_like_torch(runners):
 
 
 @pytest.fixture
-def lenet(runners):
+def lenet(artifact_folder):
     """A folder whose graphs are in the cache."""
-    runners("b-lenet", Engine.ONNX)
-    return SHIPPED
+    Artifact.open(artifact_folder(LENET)).runner(engine=Engine.ONNX)
+    return artifact_folder(LENET)
 
 
 @pytest.fixture
 def exports(monkeypatch):
     """The stages that are exported."""
-    done, original = [], artifact.export_stage
+    done, original = [], torch_files.export_stage
 
     def counted(network, index, shape):
         done.append(index)
         return original(network, index, shape)
 
-    monkeypatch.setattr(artifact, "export_stage", counted)
+    monkeypatch.setattr(torch_files, "export_stage", counted)
     return done
 
 
 def cached(cache, folder):
-    return sorted((cache / "graphs" / artifact.read_manifest(folder).content_hash[:16]).iterdir())
+    return sorted((cache / "graphs" / Artifact.open(folder).manifest.content_hash[:16]).iterdir())
 
 
 def test_a_second_start_finds_the_graphs(lenet, exports):
-    artifact.load_runner(lenet, engine=Engine.ONNX)
+    Artifact.open(lenet).runner(engine=Engine.ONNX)
     assert exports == []
 
 
 def test_a_damaged_graph_in_the_cache_is_made_again(lenet, cache, exports):
     images = pictures(LENET, 2)
-    before = artifact.load_runner(lenet, engine=Engine.ONNX)[1].resume(images, 0, 2, ExitRule.never(2))
+    before = Artifact.open(lenet).runner(engine=Engine.ONNX).resume(images, 0, 2, ExitRule.never(2))
     files = cached(cache, lenet)
     files[1].write_bytes(files[1].read_bytes()[:-1])
-    again = artifact.load_runner(lenet, engine=Engine.ONNX)[1].resume(images, 0, 2, ExitRule.never(2))
+    again = Artifact.open(lenet).runner(engine=Engine.ONNX).resume(images, 0, 2, ExitRule.never(2))
     assert exports == [1]
     np.testing.assert_array_equal(again.logits, before.logits)
     assert len(cached(cache, lenet)) == 2
 
 
 def test_a_graph_of_another_exporter_is_not_taken(lenet, cache, exports, monkeypatch):
-    monkeypatch.setattr(export, "_exporter", lambda: "another")
-    artifact.load_runner(lenet, 1, 2, engine=Engine.ONNX)
+    monkeypatch.setattr(onnx_export, "_exporter", lambda: "another")
+    Artifact.open(lenet).runner(1, 2, engine=Engine.ONNX)
     assert exports == [1]
     for path in cached(cache, lenet):
         if ".another." in path.name:
@@ -203,23 +207,24 @@ def test_a_graph_of_another_exporter_is_not_taken(lenet, cache, exports, monkeyp
 def test_a_cached_graph_does_not_stand_in_for_weights_that_are_missing_or_damaged(lenet, tmp_path):
     (tmp_path / "manifest.json").write_bytes((lenet / "manifest.json").read_bytes())
     with pytest.raises(UnknownModel, match=r"stage-0\.safetensors"):
-        artifact.load_runner(tmp_path, 0, 1, engine=Engine.ONNX)
+        Artifact.open(tmp_path).runner(0, 1, engine=Engine.ONNX)
     (tmp_path / "stage-0.safetensors").write_bytes(b"other weights")
     with pytest.raises(DamagedData, match="SHA-256"):
-        artifact.load_runner(tmp_path, 0, 1, engine=Engine.ONNX)
+        Artifact.open(tmp_path).runner(0, 1, engine=Engine.ONNX)
 
 
 def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        assert export.cached_graph("key", 3, lambda: b"graph") == b"graph"
+        assert onnx_export.cached_graph("key", 3, lambda: b"graph") == b"graph"
     assert "stage 3 is not kept" in caplog.text
 
 
 def test_a_file_that_is_being_written_has_no_name_before_it_is_whole(tmp_path):
     def break_off():
-        with writing(tmp_path / "graph") as file:
+        with replacing(tmp_path / "graph") as file:
             file.write(b"half")
             assert not (tmp_path / "graph").exists()
             raise KeyboardInterrupt
@@ -233,20 +238,22 @@ def test_a_file_that_is_being_written_has_no_name_before_it_is_whole(tmp_path):
 
 
 def test_a_missing_package_is_named_with_its_cure(lenet, monkeypatch):
-    monkeypatch.setattr(onnx_engine, "find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match=r"onnxruntime is not installed: pip install 'branchynet\[onnx\]'"):
-        artifact.load_runner(lenet, engine=Engine.ONNX)
-    with pytest.raises(SettingsError, match="onnx, onnxscript, onnxruntime is not installed"):
-        export.export_stage(random_network(), 0, (1, 28, 28))
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if "onnx" in name else name)
+    with pytest.raises(SettingsError, match=r"onnxruntime is not installed: pip install 'branchynet'"):
+        Artifact.open(lenet).runner(engine=Engine.ONNX)
+    with pytest.raises(SettingsError, match=r"onnxscript, onnxruntime is not .*: pip install 'branchynet\[torch\]'"):
+        onnx_export.export_stage(random_network(), 0, (1, 28, 28))
 
 
 def test_what_is_no_graph_or_another_stages_graph_is_damage(lenet, cache):
-    graphs = {0: cached(cache, lenet)[1].read_bytes(), 1: b"no graph"}
+    artifact = Artifact.open(lenet)
+    weights = onnx_export.weights_of(artifact.network().stage(1))
+    graphs = {0: with_weights(cached(cache, lenet)[1].read_bytes(), weights), 1: b"no graph"}
     shape = {"input_shape": (1, 28, 28), "classes": 10, "exit_of_stage": (0, 1)}
     with pytest.raises(DamagedData, match="stage 0 goes from"):
-        onnx_engine.OnnxRunner(graphs.__getitem__, **shape, first=0, last=1)
+        onnx_runner.OnnxRunner(graphs.__getitem__, **shape, first=0, last=1)
     with pytest.raises(DamagedData, match="stage 1 cannot be run"):
-        onnx_engine.OnnxRunner(graphs.__getitem__, **shape, first=1, last=2)
+        onnx_runner.OnnxRunner(graphs.__getitem__, **shape, first=1, last=2)
 
 
 def test_layers_that_hold_to_one_batch_size_are_refused():
@@ -256,7 +263,7 @@ def test_layers_that_hold_to_one_batch_size_are_refused():
 
     network = small_network(OneBatch(3, 8, 3, padding=1))
     with pytest.raises(InvalidInput, match="stage 0 does not take a batch of 1"):
-        export.export_stage(network, 0, SMALL.input_shape)
+        onnx_export.export_stage(network, 0, SMALL.input_shape)
 
 
 def test_a_network_in_training_is_refused():
@@ -264,6 +271,6 @@ def test_a_network_in_training_is_refused():
     network.train()
     try:
         with pytest.raises(InvalidInput, match="eval"):
-            export.export_stage(network, 0, SMALL.input_shape)
+            onnx_export.export_stage(network, 0, SMALL.input_shape)
     finally:
         network.eval()

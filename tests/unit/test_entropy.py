@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import seeded, some
 
-from branchynet.codecs.entropy import MARK_BYTES, LevelTables
+from branchynet.codecs.ans import MARK_BYTES, LevelTables
 from branchynet.errors import InvalidInput
 
 MARK = b"mark"

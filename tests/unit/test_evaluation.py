@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from network_examples import HELD_OUT, LENET, exit_logits, mixing_rule, pictures, random_network, save_artifact
 
-from branchynet import artifact
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.outcomes import OutcomeTable, wilson_interval
-from branchynet.engine import Engine
-from branchynet.models import cost, zoo
-from branchynet.training import evaluation
-from branchynet.training.comparison import compare, measure_timings
-from branchynet.training.datasets import Dataset, load_sample
-from branchynet.training.evaluation import Evaluated, measure_outcomes, score, trunk_accuracy
-from branchynet.training.timings import Timings
-from cli.evaluation_tables import print_evaluation
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset, load_sample
+from branchynet.evaluation.compare import comparison_figures, measure_timings
+from branchynet.evaluation.evaluation import Evaluated, measure_outcomes, score, trunk_accuracy
+from branchynet.evaluation.timings import Timings
+from branchynet.exits.outcomes import OutcomeTable, wilson_interval
+from branchynet.exits.rules import ExitRule
+from branchynet.models.architectures import cost
+from branchynet.network import runner
+from branchynet.network.runner import Engine
+from cli.tables.evaluation import print_evaluation
 
 RULE = ExitRule("entropy", (0.5,))
 TIMINGS = Timings(
@@ -42,19 +42,19 @@ def evaluated(tmp_path):
 
     The plain trunk is right about the second and the last.
     """
-    manifest = save_artifact(tmp_path, random_network(), rule=RULE)
+    artifact = save_artifact(tmp_path, random_network(), rule=RULE)
     logits = np.zeros((2, 4, 10), dtype=np.float32)
     logits[0, :3, 1] = 20
     logits[1, :, 2] = 20
     table = OutcomeTable(logits, np.array([1, 1, 2, 2]), cost(LENET).macs_by_exit(heads=True))
     trunk = np.zeros((4, 10), dtype=np.float32)
     trunk[[0, 1, 2, 3], [5, 1, 5, 2]] = 1
-    return Evaluated(tmp_path, manifest, table, trunk)
+    return Evaluated(artifact, table, trunk)
 
 
 def test_the_figures_have_the_documented_keys(evaluated):
-    figures = compare(evaluated, [], TIMINGS)
-    assert set(figures) == {"trunk", "early_exit", "yardsticks", "medians_ms"}
+    figures = comparison_figures(evaluated, [], TIMINGS)
+    assert set(figures) == {"trunk", "early_exit", "baselines", "medians_ms"}
     assert set(figures["trunk"]) == {"accuracy", "interval", "ms", "ms_spread", "engine", "macs", "own_final_exit"}
     assert set(figures["early_exit"]) == {
         "accuracy", "interval", "criterion", "thresholds", "exit_shares", "exit_accuracies", "exit_ms", "ms",
@@ -70,8 +70,8 @@ def test_the_figures_have_the_documented_keys(evaluated):
     [({"recipe": {"baseline": "final-exit"}}, True), ({"recipe": {"baseline": "trained-on"}}, False), ({}, False)],
 )
 def test_a_trunk_that_was_not_trained_alone_is_called_the_final_exit(evaluated, training, own, capsys):
-    taken = dataclasses.replace(evaluated, manifest=dataclasses.replace(evaluated.manifest, training=training))
-    figures = compare(taken, [], TIMINGS)
+    taken = dataclasses.replace(evaluated, artifact=evaluated.artifact.with_fields(training=training))
+    figures = comparison_figures(taken, [], TIMINGS)
     assert figures["trunk"]["own_final_exit"] is own
     described = {"artifact": "a", "images": 4, "dataset": "noise", "engine": "eager", "timing_images": 1, "passes": 3}
     print_evaluation({**figures, **described, "machine": {"cpu": "some", "cores": 1}}, "noise", {})
@@ -79,7 +79,7 @@ def test_a_trunk_that_was_not_trained_alone_is_called_the_final_exit(evaluated, 
 
 
 def test_the_figures_are_their_arithmetic(evaluated):
-    figures = compare(evaluated, [], TIMINGS)
+    figures = comparison_figures(evaluated, [], TIMINGS)
     trunk, early = figures["trunk"], figures["early_exit"]
     assert (trunk["accuracy"], trunk["ms"], trunk["macs"]) == (0.5, 2.0, 1_140_070)
     assert trunk["ms_spread"] == [1.0, 2.0, 3.0]
@@ -103,7 +103,7 @@ def test_the_figures_are_their_arithmetic(evaluated):
 
 
 def test_outcomes_are_the_logits_of_every_exit_in_the_order_of_the_images(monkeypatch):
-    monkeypatch.setattr(evaluation, "BATCH", 3)
+    monkeypatch.setattr(runner, "BATCH", 3)
     images, done = pictures(LENET, 8), []
     table = measure_outcomes(random_network(), cost(LENET), labelled(images), done.append)
     np.testing.assert_allclose(table.logits, exit_logits(random_network(), images), rtol=1e-5, atol=1e-6)
@@ -122,7 +122,7 @@ def test_a_table_predicts_what_the_network_does():
 
 
 def test_trunk_accuracy_counts_the_final_exit(monkeypatch, straight):
-    monkeypatch.setattr(evaluation, "BATCH", 7)
+    monkeypatch.setattr(runner, "BATCH", 7)
     network = straight[0].network
     right = exit_logits(network, HELD_OUT.images)[-1].argmax(1) == HELD_OUT.labels
     assert trunk_accuracy(network, HELD_OUT) == pytest.approx(right.mean())
@@ -132,25 +132,25 @@ def test_trunk_accuracy_counts_the_final_exit(monkeypatch, straight):
 
 def test_the_shipped_network_does_on_the_sample_about_what_its_manifest_records():
     sample, done = load_sample(), []
-    shipped = score("lenet-fashion", sample, done.append)
+    shipped = score(Artifact.open("lenet-fashion"), sample, done.append)
     assert done == [500, 1000, 1500, 2000]
-    recorded = shipped.manifest.results["test"]
-    result = shipped.table.apply(shipped.manifest.rule)
+    recorded = shipped.artifact.manifest.results["test"]
+    result = shipped.table.apply(shipped.artifact.manifest.rule)
     low, high = wilson_interval(result.accuracy, len(sample), z=3.3)
     assert low < recorded["accuracy"] < high
     assert result.exit_shares == pytest.approx(recorded["exit_shares"], abs=0.05)
     low, high = wilson_interval(float(shipped.trunk_right.mean()), len(sample), z=3.3)
     assert low < recorded["trunk_accuracy"] < high
-    baseline = artifact.load_baseline(zoo.find("lenet-fashion"), shipped.manifest)
+    baseline = shipped.artifact.trunk(Engine.EAGER)
     assert trunk_accuracy(baseline, sample) == shipped.trunk_right.mean()
 
 
 @pytest.mark.parametrize("by_exit", [False, True])
 def test_an_artifact_is_timed_under_every_rule_that_is_asked(by_exit):
     sample = load_sample().take(range(20))
-    shipped = score("lenet-fashion", sample)
-    rules = {"early_exit": shipped.manifest.rule, "everyone": ExitRule.never(2)}
+    shipped = score(Artifact.open("lenet-fashion"), sample)
+    rules = {"early_exit": shipped.artifact.manifest.rule, "everyone": ExitRule.never(2)}
     timings = measure_timings(shipped, rules, [], sample.images[:3], 2, [Engine.EAGER], by_exit=by_exit)
     parts = {"without_heads", "exit_0", "exit_1"} if by_exit else {"without_heads"}
     assert set(timings.ms["eager"]) == {"trunk", *rules} | {f"{rule}/{part}" for rule in rules for part in parts}
-    assert len(compare(shipped, [], timings)["early_exit"]["exit_ms"]) == (2 if by_exit else 0)
+    assert len(comparison_figures(shipped, [], timings)["early_exit"]["exit_ms"]) == (2 if by_exit else 0)

@@ -6,30 +6,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from branchynet.engine import Engine
-from branchynet.training.comparison import compare, measure_timings
-from branchynet.training.datasets import load_sample
-from branchynet.training.evaluation import score
-from branchynet.training.evaluation_pictures import draw_evaluation, knee
-from branchynet.training.paper import TABLE_I
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import load_sample
+from branchynet.evaluation.compare import comparison_figures, measure_timings
+from branchynet.evaluation.evaluation import score
+from branchynet.evaluation.paper import TABLE_I
+from branchynet.network.runner import Engine
+from cli.plots.evaluation import draw_evaluation, knee
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    """A shipped artifact on 200 images, and its figures with a yard-stick put in by hand."""
+    """A shipped artifact on 200 images, and its figures with a baseline put in by hand."""
     sample = load_sample().take(range(200))
-    evaluated = score("lenet-fashion", sample)
-    rules = {"early_exit": evaluated.manifest.rule}
+    evaluated = score(Artifact.open("lenet-fashion"), sample)
+    rules = {"early_exit": evaluated.artifact.manifest.rule}
     timings = measure_timings(evaluated, rules, [], sample.images[:2], 1, [Engine.EAGER], by_exit=True)
     figures = {
         "artifact": "lenet-fashion",
         "images": 200,
         "dataset": "fashion-mnist",
-        **compare(evaluated, [], timings),
+        **comparison_figures(evaluated, [], timings),
     }
-    figures["yardsticks"] = {
-        "static": {"artifact": "small", "accuracy": 0.8, "ms": 0.1, "macs": 5e4, "engine": "eager"}
-    }
+    figures["baselines"] = {"static": {"artifact": "small", "accuracy": 0.8, "ms": 0.1, "macs": 5e4, "engine": "eager"}}
     return evaluated, figures
 
 
@@ -43,7 +42,12 @@ def test_a_png_is_a_picture_with_something_on_it(drawn, tmp_path):
 
 def test_an_svg_names_everything_and_the_same_figures_make_the_same_file(drawn, tmp_path):
     evaluated, figures = drawn
-    named = dataclasses.replace(evaluated, manifest=dataclasses.replace(evaluated.manifest, name=TABLE_I[0].artifact))
+    named = dataclasses.replace(
+        evaluated,
+        artifact=Artifact(
+            evaluated.artifact.folder, dataclasses.replace(evaluated.artifact.manifest, name=TABLE_I[0].artifact)
+        ),
+    )
     texts = []
     for name in ("one.svg", "two.svg"):
         draw_evaluation(named, figures, tmp_path / name)

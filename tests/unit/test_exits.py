@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from network_examples import many
 
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule, entropy, margin, max_probability, softmax
 from branchynet.errors import InvalidInput
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion, ExitRule, entropy, margin, max_probability, softmax
 
 finite = st.floats(-1e4, 1e4, width=32)
 logits = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(2, 12)), elements=finite)

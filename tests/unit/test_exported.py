@@ -7,26 +7,28 @@ import shutil
 import numpy as np
 import pytest
 from exported_examples import IMAGES, SMALL, small_network
+from network_examples import opened, save_artifact
 from node_examples import LIMITS, WorkingUplink
 from test_bottleneck import made as made_bottleneck
 from test_evaluation import labelled
 
-from branchynet import artifact
+from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.torch_files import spec_of
 from branchynet.codecs.bottleneck import ConvolutionShape
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.plans import Plan
-from branchynet.engine import Engine
 from branchynet.errors import DamagedData, InvalidInput, UnknownModel
-from branchynet.exported import ExportedArchitecture
-from branchynet.prediction import Place
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.rules import ExitRule
+from branchynet.network.graph_halves import GraphHalves
+from branchynet.network.runner import Engine
+from branchynet.placement.plan import Plan
 from branchynet.rpc.open_inference.values import Inference
-from branchynet.training.evaluation import measure_outcomes
+from branchynet.serving.prediction import Place
+from cloud_node.build import open_cloud
 from cloud_node.node import CloudNode
 from cloud_node.open_inference import CloudModel
-from cloud_node.serving import open_cloud
 from cloud_node.settings import CloudSettings
+from edge_node.build import open_edge
 from edge_node.node import EdgeNode
-from edge_node.serving import open_edge
 from edge_node.settings import EdgeSettings
 
 
@@ -43,38 +45,63 @@ def edited(folder, change):
 
 
 def test_the_manifest_tells_what_code_would_have(exported_folder):
-    manifest = artifact.read_manifest(exported_folder)
-    assert manifest.architecture == SMALL == ExportedArchitecture.of("small residual", small_network())
-    assert (manifest.cost, manifest.stages, manifest.own_engine) == (SMALL.cost, 4, Engine.ONNX)
+    artifact = Artifact.open(exported_folder)
+    manifest = artifact.manifest
+    assert manifest.architecture == SMALL == spec_of("small residual", small_network())
+    assert (manifest.cost, manifest.stages, artifact.engines) == (SMALL.cost, 4, (Engine.ONNX,))
+    assert artifact.default_engine is artifact.reference_engine is Engine.ONNX
     assert manifest.cut_shapes == [(3, 8, 8), (8, 8, 8), (16, 4, 4), (12,)]
-    assert sorted(manifest.files) == ["baseline.onnx", *(f"stage-{index}.onnx" for index in range(4))]
+    stems = ["baseline", *(f"stage-{index}" for index in range(4))]
+    assert sorted(manifest.files) == [f"{stem}.safetensors" for stem in stems]
+    assert sorted(manifest.graphs) == [f"{stem}.onnx" for stem in stems]
+
+
+@pytest.mark.parametrize("weights", ["fp16", "int8"])
+def test_its_weights_are_kept_as_those_of_any_other(exported_folder, tmp_path, weights):
+    artifact = save_artifact(tmp_path, small_network(), SMALL.name, weights=weights)
+    expected = small_network().resume(IMAGES, 0, 4, ExitRule.never(3)).logits
+    got = artifact.runner().resume(IMAGES, 0, 4, ExitRule.never(3)).logits
+    rounding = {"fp16": 1e-2, "int8": 0.1}[weights]
+    np.testing.assert_allclose(got, expected, rtol=rounding, atol=rounding)
+    assert np.abs(got - expected).max() > 1e-6
+    np.testing.assert_allclose(artifact.trunk().run(0, IMAGES)[1], got, rtol=1e-5, atol=1e-5)
+    in_fp32 = (exported_folder / "stage-0.onnx").stat().st_size
+    assert (tmp_path / "stage-0.onnx").stat().st_size == in_fp32, "a graph holds no weights"
+
+
+def test_a_plain_trunk_of_its_own_comes_along(tmp_path):
+    other = small_network(None, 5)
+    artifact = save_artifact(tmp_path, small_network(), SMALL.name, plain_trunk=other)
+    expected = other.resume(IMAGES, 0, 4, ExitRule.never(3)).logits
+    np.testing.assert_allclose(artifact.trunk().run(0, IMAGES)[1], expected, rtol=0.02, atol=0.02)
 
 
 def test_the_plain_trunk_comes_along_as_one_graph(exported_folder):
-    trunk = artifact.load_trunk(exported_folder, artifact.read_manifest(exported_folder))
     expected = small_network().resume(IMAGES, 0, 4, ExitRule.never(3)).logits
+    trunk = Artifact.open(exported_folder).trunk()
     np.testing.assert_allclose(trunk.run(0, IMAGES)[1], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_torch_cannot_run_it_and_says_so(exported_folder):
-    manifest = artifact.read_manifest(exported_folder)
-    for load in (artifact.load, lambda folder: artifact.load_baseline(folder, manifest)):
-        with pytest.raises(InvalidInput, match="exported as ONNX graphs: the engine onnx runs it"):
-            load(exported_folder)
-    for load in (artifact.load_runner, lambda folder, engine: artifact.load_trunk(folder, manifest, engine=engine)):
-        with pytest.raises(InvalidInput, match="was exported as ONNX graphs and runs on onnx only"):
-            load(exported_folder, engine=Engine.EAGER)
+    artifact = Artifact.open(exported_folder)
+    for load in (
+        artifact.network,
+        lambda: artifact.runner(engine=Engine.EAGER),
+        lambda: artifact.trunk(Engine.EAGER),
+    ):
+        with pytest.raises(InvalidInput, match="has its layers as ONNX graphs: the engine onnx runs it, torch cannot"):
+            load()
 
 
 def test_a_half_opens_its_own_files_only(folder):
-    for name in ("stage-2.onnx", "stage-3.onnx", "baseline.onnx"):
-        (folder / name).unlink()
-    _, edge = artifact.load_runner(folder, 0, 2)
+    for path in (*folder.glob("stage-[23].*"), *folder.glob("baseline.*")):
+        path.unlink()
+    edge = Artifact.open(folder).runner(0, 2)
     assert len(edge.resume(IMAGES, 0, 2, ExitRule.never(3)).remaining) == len(IMAGES)
     with pytest.raises(UnknownModel, match=r"does not hold stage-2\.onnx"):
-        artifact.load_runner(folder, 2)
+        Artifact.open(folder).runner(2)
     with pytest.raises(InvalidInput, match=r"has the stages \[0, 4\)"):
-        artifact.load_runner(folder, 0, 5)
+        Artifact.open(folder).runner(0, 5)
 
 
 def test_one_flipped_bit_is_damage(folder):
@@ -82,15 +109,22 @@ def test_one_flipped_bit_is_damage(folder):
     blob[len(blob) // 2] ^= 1
     (folder / "stage-1.onnx").write_bytes(blob)
     with pytest.raises(DamagedData, match=r"stage-1\.onnx has SHA-256"):
-        artifact.load_runner(folder, 1, 2)
+        Artifact.open(folder).runner(1, 2)
 
 
-def test_the_content_hash_covers_graphs_and_description_but_not_the_trunk(exported_folder):
-    manifest = artifact.read_manifest(exported_folder)
-    other = dataclasses.replace(manifest, files={**manifest.files, "stage-3.onnx": "0" * 64})
-    renamed = dataclasses.replace(manifest, architecture=dataclasses.replace(SMALL, name="another"))
-    assert len({manifest.content_hash, other.content_hash, renamed.content_hash}) == 3
-    trunk = dataclasses.replace(manifest, files={**manifest.files, "baseline.onnx": "0" * 64})
+def test_the_content_hash_covers_graphs_weights_and_description_but_not_the_trunk(exported_folder):
+    manifest = Artifact.open(exported_folder).manifest
+    others = [
+        dataclasses.replace(manifest, graphs={**manifest.graphs, "stage-3.onnx": "0" * 64}),
+        dataclasses.replace(manifest, files={**manifest.files, "stage-3.safetensors": "0" * 64}),
+        dataclasses.replace(manifest, architecture=dataclasses.replace(SMALL, name="another")),
+    ]
+    assert len({manifest.content_hash, *(other.content_hash for other in others)}) == 4
+    trunk = dataclasses.replace(
+        manifest,
+        files={**manifest.files, "baseline.safetensors": "0" * 64},
+        graphs={**manifest.graphs, "baseline.onnx": "0" * 64},
+    )
     assert trunk.content_hash == manifest.content_hash
 
 
@@ -101,26 +135,30 @@ def test_the_content_hash_covers_graphs_and_description_but_not_the_trunk(export
         lambda raw: raw["architecture"].update(classes=6),
         lambda raw: raw["architecture"].update(input_shape=[3, 8]),
         lambda raw: raw["architecture"].update(input_shape=[3, 8, 0]),
-        lambda raw: raw["architecture"].update(stages=[]),
-        lambda raw: raw["architecture"]["stages"].pop(),
-        lambda raw: raw["architecture"]["stages"][0].update(exit=1),
-        lambda raw: raw["architecture"]["stages"][3].update(exit=None),
-        lambda raw: raw["architecture"]["stages"][1].update(output_shape=[]),
-        lambda raw: raw["architecture"]["stages"][1].update(trunk_macs="many"),
-        lambda raw: raw["architecture"]["stages"][1].pop("head_params"),
+        lambda raw: raw.update(stages=[]),
+        lambda raw: raw["stages"].pop(),
+        lambda raw: raw["stages"][0].update(exit=1),
+        lambda raw: raw["stages"][3].update(exit=None),
+        lambda raw: raw["stages"][1].update(output_shape=[]),
+        lambda raw: raw["stages"][1].update(trunk_macs="many"),
+        lambda raw: raw["stages"][1].pop("head_params"),
         lambda raw: raw["architecture"].update(name="other"),
-        lambda raw: raw.update(weights="fp16"),
+        lambda raw: raw.pop("graphs"),
+        lambda raw: raw["graphs"].pop("stage-0.onnx"),
+        lambda raw: raw["graphs"].update({"stage-4.onnx": "0" * 64}),
         lambda raw: raw["files"].update({"stage-0.safetensors": "0" * 64}),
+        lambda raw: raw["architecture"].update(variant="paper"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_damage(folder, change):
     edited(folder, change)
     with pytest.raises(DamagedData, match=r"manifest\.json"):
-        artifact.read_manifest(folder)
+        Artifact.open(folder)
 
 
 def test_outcomes_are_those_of_torch(exported_folder):
-    manifest, runner = artifact.load_runner(exported_folder)
+    artifact = Artifact.open(exported_folder)
+    manifest, runner = artifact.manifest, artifact.runner()
     tables = [measure_outcomes(network, manifest.cost, labelled(IMAGES)) for network in (small_network(), runner)]
     np.testing.assert_allclose(tables[1].logits, tables[0].logits, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(tables[1].costs, SMALL.cost.macs_by_exit(heads=True))
@@ -128,9 +166,10 @@ def test_outcomes_are_those_of_torch(exported_folder):
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 async def test_nodes_serve_it_at_every_cut(exported_folder, cut):
-    manifest, whole = artifact.load_runner(exported_folder)
-    cloud = CloudNode(*artifact.load_runner(exported_folder, cut), 64)
-    edge = EdgeNode(*artifact.load_runner(exported_folder, 0, cut), WorkingUplink(cloud), LIMITS, 64)
+    artifact = Artifact.open(exported_folder)
+    manifest, whole = artifact.manifest, artifact.runner()
+    cloud = CloudNode(*opened(exported_folder, cut, engine=Engine.ONNX), 64)
+    edge = EdgeNode(*opened(exported_folder, 0, cut, Engine.ONNX), WorkingUplink(cloud), LIMITS, 64)
     try:
         answers = await edge.classify(IMAGES)
     finally:
@@ -144,20 +183,24 @@ async def test_nodes_serve_it_at_every_cut(exported_folder, cut):
 
 async def test_nodes_open_it_by_their_settings_and_refuse_eager(exported_folder):
     options = {"artifact": str(exported_folder), "port": 0}
-    with open_cloud(CloudSettings.model_construct(**options, engine=Engine.ONNX)) as (cloud, limit):
-        assert cloud.served.content_hash == artifact.read_manifest(exported_folder).content_hash
+    with open_cloud(CloudSettings.model_construct(**options)) as (cloud, limit):
+        assert cloud.served.content_hash == Artifact.open(exported_folder).manifest.content_hash
         assert limit > 256 * 4 * 512
     settings = EdgeSettings.model_construct(**options, engine=Engine.ONNX, cloud="", cut=2)
     async with open_edge(settings) as (edge, _):
         assert edge.served.stages == (0, 2)
         assert len(await edge.classify(IMAGES)) == len(IMAGES)
-    with pytest.raises(InvalidInput, match="runs on onnx only"), open_cloud(CloudSettings.model_construct(**options)):
+    with (
+        pytest.raises(InvalidInput, match="the engine onnx runs it"),
+        open_cloud(CloudSettings.model_construct(**options, engine=Engine.EAGER)),
+    ):
         pass
 
 
 async def test_the_standard_protocol_takes_features_flat_where_cuts_differ_in_rank(exported_folder):
-    manifest, whole = artifact.load_runner(exported_folder)
-    node = CloudNode(*artifact.load_runner(exported_folder), 64)
+    artifact = Artifact.open(exported_folder)
+    manifest, whole = artifact.manifest, artifact.runner()
+    node = CloudNode(*opened(exported_folder, engine=Engine.ONNX), 64)
     model = CloudModel(node)
     never = ExitRule.never(3)
     try:
@@ -175,14 +218,15 @@ async def test_the_standard_protocol_takes_features_flat_where_cuts_differ_in_ra
 async def test_a_network_without_code_of_ours_may_have_a_bottleneck(folder):
     shape = ConvolutionShape(map_shape=(8, 8, 8), channels=2, levels=4, width=4)
     codec = made_bottleneck(shape)
-    artifact.save_bottleneck(folder, artifact.read_manifest(folder), 1, codec.halves, codec.tables)
-    manifest, whole = artifact.load_runner(folder)  # on ONNX Runtime
+    artifact = Artifact.open(folder).add_bottleneck(1, codec.halves, codec.tables)
+    assert isinstance(artifact.bottleneck(1).halves, GraphHalves)
+    whole = artifact.runner()  # on ONNX Runtime
     never = ExitRule.never(3)
     features = whole.resume(IMAGES, 0, 1, never).features
-    kept = manifest.codec("bottleneck", 1)
+    kept = artifact.codec("bottleneck", 1)
     expected = whole.resume(kept.decode(kept.encode(features), shape.map_shape, 16), 1, 4, never)
-    cloud = CloudNode(*artifact.load_runner(folder), 16)
-    edge = EdgeNode(*artifact.load_runner(folder, 0, 1), WorkingUplink(cloud), LIMITS, 16)
+    cloud = CloudNode(*opened(folder, engine=Engine.ONNX), 16)
+    edge = EdgeNode(*opened(folder, 0, 1, Engine.ONNX), WorkingUplink(cloud), LIMITS, 16)
     edge.adopt(Plan(1, never, codec="bottleneck"))
     try:
         answers = await edge.classify(IMAGES)

@@ -1,4 +1,4 @@
-"""The readers of `branchynet.training.formats`: round trips, oracles, and files made to do harm."""
+"""The readers of `branchynet.data.formats`: round trips, oracles, and files made to do harm."""
 
 import gzip
 import io
@@ -14,12 +14,12 @@ import zlib
 import numpy as np
 import pytest
 from dataset_files import PACK, python_batch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from branchynet.data import formats
 from branchynet.errors import DamagedData, InvalidInput
-from branchynet.training import formats
 
 ARRAYS = npst.arrays(np.uint8, npst.array_shapes(max_dims=4, min_side=0, max_side=6))
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
@@ -181,6 +181,15 @@ class TestIdx:
         with pytest.raises(DamagedData, match=f"odd is not an IDX .* starts with '{start.hex(' ')}'"):
             formats.parse_idx(data, "odd")
 
+    @pytest.mark.parametrize("rank", [32, 33, 65, 255])
+    def test_refuses_more_dimensions_than_an_array_can_have(self, rank):
+        data = bytes((0, 0, 8, rank)) + (1).to_bytes(4, "big") * rank + b"x"
+        if rank == 32:
+            assert formats.parse_idx(data, "deep").shape == (1,) * 32
+            return
+        with pytest.raises(DamagedData, match=f"deep has {rank} dimensions; at most 32 are read"):
+            formats.parse_idx(data, "deep")
+
     def test_sizes_do_not_wrap_around(self):
         with pytest.raises(DamagedData, match="truncated"):
             formats.parse_idx(b"\0\0\x08\4" + b"\x80\0\0\0" * 4, "vast")
@@ -329,12 +338,13 @@ class TestCifarPickle:
         assert formats.parse_cifar_pickle(batch, "greedy")[1].tolist() == LABELS
 
     def test_refuses_a_flood_of_opcodes(self, monkeypatch):
-        monkeypatch.setattr(formats, "_PICKLE_OPCODES", 1000)
+        monkeypatch.setattr("branchynet.data.cifar_pickle._PICKLE_OPCODES", 1000)
         with pytest.raises(DamagedData, match="more than 1,000 opcodes"):
             formats.parse_cifar_pickle(b"\x80\x02" + b"]" * 1000 + b".", "flood")
 
     @settings(suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(st.tuples(st.integers(0, 240), st.integers(0, 255)), min_size=1, max_size=4))
+    @example([(66, 92)])  # an escape that Python warns of
     def test_any_change_gives_a_batch_or_damaged(self, changes):
         batch = bytearray(BATCH)
         for place, value in changes:

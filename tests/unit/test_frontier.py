@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from network_examples import many, scorings, seeded, some
 from test_outcomes import random_table
 
-from branchynet.decisions import calibration
-from branchynet.decisions.calibration import (
+from branchynet.errors import InvalidInput
+from branchynet.exits import threshold_search
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion, ExitRule
+from branchynet.exits.threshold_search import (
     distinct_thresholds,
     frontier,
     pareto_front,
     select,
     select_within,
 )
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.errors import InvalidInput
 
 
 def brute_force(table, rule, fixed):
@@ -64,7 +64,7 @@ def test_nothing_beats_the_frontier_whatever_the_thresholds(data, exits, samples
 def test_no_change_of_one_threshold_beats_what_the_local_search_finds(exits, samples, seed):
     table = random_table(exits, samples, seed=seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "MAX_LINES", 0)
+        patch.setattr(threshold_search, "MAX_LINES", 0)
         front = frontier(table, Criterion.MARGIN)
     assert plain(pareto_front(front)) == plain(front), "members beat each other"
     scores = table.scores(Criterion.MARGIN)
@@ -92,7 +92,7 @@ def alike(exits, samples, seed):
 def test_the_local_search_comes_as_far_as_the_exact_one(monkeypatch):
     table = alike(4, 40, seed=1)
     exact = frontier(table, Criterion.ENTROPY)
-    monkeypatch.setattr(calibration, "MAX_LINES", 41**2 - 1)
+    monkeypatch.setattr(threshold_search, "MAX_LINES", 41**2 - 1)
     local = frontier(table, Criterion.ENTROPY)
     assert len(exact) > 5
     assert plain(local) == points(exact)
@@ -102,7 +102,7 @@ def test_three_exits_of_thousands_of_samples_are_searched_exactly():
     table = alike(3, 1_500, seed=2)
     front = frontier(table, Criterion.ENTROPY)
     # 2 million combinations; a grid of 2,500 of them finds nothing better.
-    for found in calibration.screen(table, Criterion.ENTROPY, 50)[::7]:
+    for found in threshold_search.screen(table, Criterion.ENTROPY, 50)[::7]:
         assert min(rule.cost for rule in front if rule.accuracy >= found.accuracy) <= found.cost * (1 + 1e-12)
     assert [rule.cost for rule in front] == sorted(rule.cost for rule in front)
 

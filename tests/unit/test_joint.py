@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import HELD_OUT, TINY, TRAINING, quadrants, some
 
+from branchynet.data.datasets import Dataset, split_calibration
 from branchynet.errors import DamagedData, InvalidInput
-from branchynet.models import build
-from branchynet.network import Normalisation
-from branchynet.training import joint
-from branchynet.training.datasets import Dataset, split_calibration
-from branchynet.training.joint import PHASES, check_data, exit_accuracies, measure_normalisation, train
+from branchynet.models.architectures import build
+from branchynet.network import runner
+from branchynet.network.normalisation import Normalisation
+from branchynet.training import trainer
 from branchynet.training.losses import joint_loss
 from branchynet.training.recipes import Recipe
+from branchynet.training.trainer import PHASES, check_data, exit_accuracies, measure_normalisation, train
 
 # --- the loss ---------------------------------------------------------------------------------------------
 
@@ -85,24 +86,25 @@ def test_a_few_epochs_learn_the_quadrants_at_every_exit(straight):
     assert min(exit_accuracies(trained.network, HELD_OUT)) > 0.9
     assert not trained.network.training
     trunk = build(TINY.architecture, trained.network.normalisation).eval()
-    trunk.load_state_dict(trained.baseline, strict=False)
+    trunk.load_state_dict(trained.plain_trunk, strict=False)
     with torch.inference_mode():
         logits = trunk.trunk(trunk.normalisation(torch.from_numpy(HELD_OUT.images)))
     assert (logits.argmax(1).numpy() == HELD_OUT.labels).mean() > 0.9
 
 
-def test_exit_accuracies_are_those_of_each_exit_alone(straight):
+def test_exit_accuracies_are_those_of_each_exit_alone(straight, monkeypatch):
+    monkeypatch.setattr(runner, "BATCH", 7)
     network = straight[0].network
     with torch.inference_mode():
         logits = network(network.normalisation(torch.from_numpy(HELD_OUT.images)))
     expected = tuple(float((scored.argmax(1).numpy() == HELD_OUT.labels).mean()) for scored in logits)
-    assert exit_accuracies(network, HELD_OUT, batch_size=7) == pytest.approx(expected)
+    assert exit_accuracies(network, HELD_OUT) == pytest.approx(expected)
 
 
 def states_after_each_step(folder, recipe=TINY):
     """(step, weights) after every optimiser step of a training."""
     states, networks = [], []
-    original = joint.build
+    original = trainer.build
 
     def remembered(*args):
         networks.append(original(*args))
@@ -114,7 +116,7 @@ def states_after_each_step(folder, recipe=TINY):
             states.append((step, {name: tensor.clone() for name, tensor in networks[0].state_dict().items()}))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joint, "build", remembered)
+        patch.setattr(trainer, "build", remembered)
         train(recipe, TRAINING, HELD_OUT, folder, on_step)
     return states
 
@@ -145,8 +147,8 @@ def test_the_baseline_had_as_many_epochs_as_the_network_and_differs_from_it(stra
     counted = {phase: sum(step.phase == phase and step.accuracies is None for step in steps) for phase in PHASES}
     assert counted == {"trunk": 6, "joint": 6, "baseline": 6}
     state = trained.network.state_dict()
-    assert set(trained.baseline) == {name for name in state if not name.startswith("stages.0.head.")}
-    assert not any(torch.equal(trained.baseline[name], state[name]) for name in trained.baseline)
+    assert set(trained.plain_trunk) == {name for name in state if not name.startswith("stages.0.head.")}
+    assert not any(torch.equal(trained.plain_trunk[name], state[name]) for name in trained.plain_trunk)
 
 
 def test_branches_run_in_the_joint_phase_only(tmp_path, monkeypatch):
@@ -162,14 +164,14 @@ def test_branches_run_in_the_joint_phase_only(tmp_path, monkeypatch):
             phases[step.phase] += sum(ran)
         ran.clear()
 
-    monkeypatch.setattr(joint, "build", watched)
+    monkeypatch.setattr(trainer, "build", watched)
     train(TINY, TRAINING, HELD_OUT, tmp_path, on_step)
     assert phases == {"trunk": 0, "joint": 6, "baseline": 0}
 
 
 def test_every_epoch_draws_another_order(tmp_path, monkeypatch):
     batches = []
-    monkeypatch.setattr(joint, "augmented", lambda images, *_: batches.append(images.numpy().tobytes()) or images)
+    monkeypatch.setattr(trainer, "augmented", lambda images, *_: batches.append(images.numpy().tobytes()) or images)
     train(TINY, TRAINING, HELD_OUT, tmp_path)
     epochs = [tuple(batches[start : start + 3]) for start in range(0, 18, 3)]
     assert len(set(epochs)) == 6
@@ -204,7 +206,7 @@ def test_calibration_images_are_never_trained_on(tmp_path, monkeypatch):
         seen.update(image.numpy().tobytes() for image in images)
         return images
 
-    monkeypatch.setattr(joint, "augmented", watched)
+    monkeypatch.setattr(trainer, "augmented", watched)
     train(TINY, training, calibration, tmp_path)
     assert seen == {image.tobytes() for image in training.images}
     assert not seen & {image.tobytes() for image in calibration.images}
@@ -256,7 +258,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_kept(tmp_path):
 
 
 def test_a_first_loss_far_above_chance_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(joint, "measure_normalisation", lambda _: Normalisation((0.0,), (1e-4,)))
+    monkeypatch.setattr(trainer, "measure_normalisation", lambda _: Normalisation((0.0,), (1e-4,)))
     with pytest.raises(DamagedData, match=r"fresh weights should give about 1\.39"):
         train(TINY, TRAINING, HELD_OUT, tmp_path)
 

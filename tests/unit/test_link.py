@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from branchynet.decisions.link import LinkEstimator, _mean_beyond
 from branchynet.errors import InvalidInput
+from branchynet.placement.link_estimator import LinkEstimator, _mean_beyond
 
 SIZES = (900, 3_000, 12_000, 40_000)
 LINKS = [(0.5, 150.0), (2.0, 80.0), (10.0, 20.0), (50.0, 40.0)]
@@ -121,6 +121,20 @@ def test_clocks_that_stand_still_or_step_back_do_no_harm():
     for now_s in (5.0, 5.0, 4.0):
         estimator.observe(now_s, 3_000, 60.0)
     assert 0 < estimator.estimate(1.0).transfer(3_000).std_ms < 100
+
+
+@pytest.mark.parametrize("longest_ms", [1e-6, 1e6, 1e9])
+def test_whatever_times_come_for_however_long_the_belief_stays_a_number(longest_ms):
+    random, estimator = np.random.default_rng(3), LinkEstimator(10.0, 50.0)
+    for step in range(4_000):
+        size, took_ms = float(random.choice([1, 1e3, 1e6, 1e9])), longest_ms * float(random.choice([0.0, 1e-9, 1.0]))
+        report = estimator.observe if random.random() < 0.5 else estimator.lost
+        report(0.01 * step, size, took_ms)
+        believed = estimator.estimate(0.01 * step)
+        assert min(believed.mean) > 0
+        assert min(np.linalg.eigvalsh(believed.covariance)) >= -1e-12 * np.trace(believed.covariance)
+        assert min(np.diag(believed.covariance)) > 0
+        assert math.isfinite(believed.transfer(size).std_ms)
 
 
 def test_it_never_believes_in_a_link_that_is_faster_than_nothing():

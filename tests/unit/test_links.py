@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from branchynet.errors import InvalidInput
-from simulations.capacity import Capacity, ConstantRate, DeliveryLog, PiecewiseRate
-from simulations.links import Course, CourseSerialiser, Direction, LinkSettings, Propagation, Serialiser
-from simulations.queues import drain
+from simulations.link.capacity import Capacity, ConstantRate, DeliveryLog, PiecewiseRate
+from simulations.link.shaping import Course, CourseSerialiser, Direction, LinkSettings, Propagation, Serialiser
+from simulations.model.queues import drain
 
 rates_mbps = st.floats(0.25, 200)
 sizes_bytes = st.lists(st.integers(0, 100_000), min_size=1, max_size=50)
@@ -154,7 +154,7 @@ def test_an_impossible_round_trip_is_refused(values: tuple[float, float, int], m
 
 def test_the_arithmetic_and_the_proxy_load_nothing_heavy() -> None:
     program = (
-        "import sys, simulations.links; assert 'asyncio' not in sys.modules; import simulations.link_proxy;"
+        "import sys, simulations.link.shaping; assert 'asyncio' not in sys.modules; import simulations.link.proxy;"
         "print(sorted({'torch', 'grpc', 'google.protobuf', 'edge_node', 'cloud_node'} & sys.modules.keys()))"
     )
     root = Path(__file__).parents[2]

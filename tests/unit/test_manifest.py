@@ -6,10 +6,11 @@ import json
 import pytest
 from network_examples import gates, random_network, save_artifact
 
-from branchynet import artifact
+from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.manifest import write_manifest
 from branchynet.codecs import FixedRanges
-from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import DamagedData
+from branchynet.exits.rules import Criterion, ExitRule
 
 
 @pytest.fixture
@@ -29,23 +30,23 @@ def edited(folder, change):
 def test_a_manifest_that_is_no_json_object_is_damage(folder, text):
     (folder / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(DamagedData, match=r"manifest\.json"):
-        artifact.read_manifest(folder)
+        Artifact.open(folder)
 
 
 def test_a_manifest_that_is_not_utf_8_is_damage(folder):
     (folder / "manifest.json").write_bytes(b'{"name": "\xff"}')
     with pytest.raises(DamagedData, match="not JSON"):
-        artifact.read_manifest(folder)
+        Artifact.open(folder)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_format_version_is_named(folder, version):
     edited(folder, lambda raw: raw.update(format_version=version))
     with pytest.raises(DamagedData, match=f"version {version!r}"):
-        artifact.read_manifest(folder)
+        Artifact.open(folder)
 
 
-KEYS = ["format_version", "name", "content_hash", "architecture", "normalisation", "labels"]
+KEYS = ["format_version", "name", "content_hash", "architecture", "stages", "normalisation", "labels"]
 KEYS += ["dataset", "cut", "exit_rule", "files", "training", "results"]
 
 
@@ -53,16 +54,16 @@ KEYS += ["dataset", "cut", "exit_rule", "files", "training", "results"]
 def test_a_missing_key_is_damage(folder, key):
     edited(folder, lambda raw: raw.pop(key))
     with pytest.raises(DamagedData, match=r"manifest\.json"):
-        artifact.read_manifest(folder)
+        Artifact.open(folder)
 
 
 @pytest.mark.parametrize("value", [None, [], {}, 5, -1, True, "x", [1], {"x": 1}])
 @pytest.mark.parametrize("key", KEYS)
 def test_a_value_of_another_kind_never_passes_for_a_manifest(folder, key, value):
-    before = artifact.read_manifest(folder)
+    before = Artifact.open(folder).manifest
     edited(folder, lambda raw: raw.update({key: value}))
     try:
-        after = artifact.read_manifest(folder)
+        after = Artifact.open(folder).manifest
     except DamagedData:
         return
     # What is free to be anything of its own kind may have changed; nothing else.
@@ -98,20 +99,20 @@ def test_a_value_of_another_kind_never_passes_for_a_manifest(folder, key, value)
 def test_a_manifest_that_contradicts_itself_is_damage(folder, change):
     edited(folder, change)
     with pytest.raises(DamagedData, match=r"manifest\.json"):
-        artifact.load(folder)
+        Artifact.open(folder).network()
 
 
 def test_a_manifest_is_replaced_in_one_step(folder, monkeypatch):
     """A write that breaks off leaves the old manifest whole."""
-    before = artifact.read_manifest(folder)
+    before = Artifact.open(folder).manifest
 
     def broken(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr("pathlib.Path.replace", broken)
     with pytest.raises(OSError, match="disk full"):
-        artifact.write_manifest(folder, dataclasses.replace(before, name="new"))
-    assert artifact.read_manifest(folder) == before
+        write_manifest(folder, dataclasses.replace(before, name="new"))
+    assert Artifact.open(folder).manifest == before
 
 
 def test_a_manifest_is_json_that_any_program_reads(folder):
@@ -120,22 +121,22 @@ def test_a_manifest_is_json_that_any_program_reads(folder):
 
     for criterion in set(Criterion) - {Criterion.GATE}:
         for threshold in (criterion.never, criterion.always):
-            manifest = artifact.read_manifest(folder).with_rule(ExitRule(criterion, (threshold,)), {})
-            artifact.write_manifest(folder, manifest)
+            artifact = Artifact.open(folder).with_rule(ExitRule(criterion, (threshold,)), {})
+            artifact.save()
             json.loads((folder / "manifest.json").read_text(), parse_constant=refuse)
-            assert artifact.read_manifest(folder) == manifest
+            assert Artifact.open(folder) == artifact
 
 
 def test_a_rule_keeps_its_temperatures_and_gates_on_disk(folder):
-    manifest = artifact.read_manifest(folder)
+    manifest = Artifact.open(folder).manifest
     fitted = gates(2, manifest.architecture.classes)
     for rule in (ExitRule("margin", (0.5,), (1.5, 0.5)), ExitRule("gate", (0.5,), (1.5, 0.5), fitted)):
-        artifact.write_manifest(folder, manifest.with_rule(rule, {}))
-        assert artifact.read_manifest(folder).rule == rule
+        Artifact.open(folder).with_rule(rule, {}).save()
+        assert Artifact.open(folder).manifest.rule == rule
 
 
 def test_a_rule_of_thresholds_alone_is_written_as_it_always_was(folder):
-    artifact.write_manifest(folder, artifact.read_manifest(folder).with_rule(ExitRule("margin", (0.5,)), {}))
+    Artifact.open(folder).with_rule(ExitRule("margin", (0.5,)), {}).save()
     written = json.loads((folder / "manifest.json").read_text())["exit_rule"]
     assert written == {"criterion": "margin", "thresholds": [0.5]}
 
@@ -154,18 +155,18 @@ def test_a_manifest_with_temperatures_or_gates_that_are_none_is_damage(folder, r
     raw = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**raw, "exit_rule": rule}))
     with pytest.raises(DamagedData, match=r"(?s)incomplete or wrong: .*(temperature|gate)"):
-        artifact.read_manifest(folder)
+        Artifact.open(folder)
 
 
 RANGES = FixedRanges((0.0, -1.0, 0.0, 0.0, -0.5), (1.0, 2.0, 0.0, 3.0, 0.25))
 
 
 def test_calibrated_ranges_come_back_and_a_manifest_without_any_names_none(folder):
-    manifest = artifact.read_manifest(folder)
+    manifest = Artifact.open(folder).manifest
     assert "codec_ranges" not in json.loads((folder / "manifest.json").read_text())
     ranged = dataclasses.replace(manifest, codec_ranges={1: RANGES})
-    artifact.write_manifest(folder, ranged)
-    assert artifact.read_manifest(folder) == ranged
+    write_manifest(folder, ranged)
+    assert Artifact.open(folder).manifest == ranged
     assert ranged.content_hash == manifest.content_hash
 
 
@@ -185,4 +186,4 @@ def test_calibrated_ranges_come_back_and_a_manifest_without_any_names_none(folde
 def test_ranges_that_do_not_fit_the_cuts_are_damage(folder, ranges):
     edited(folder, lambda raw: raw.update(codec_ranges=ranges))
     with pytest.raises(DamagedData, match=r"manifest\.json"):
-        artifact.read_manifest(folder)
+        Artifact.open(folder)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from network_examples import many, scorings
 
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.data.preprocessing import Interpolation, Preprocessing, Resize
 from branchynet.errors import InvalidInput
-from branchynet.prediction import Place, Policy, Prediction, ServedModel
+from branchynet.exits.rules import Criterion, ExitRule
 from branchynet.rpc.messages import (
     array_from_tensor,
     history_from_message,
@@ -28,12 +28,19 @@ from branchynet.rpc.messages import (
     served_to_reply,
     tensor_from_array,
 )
+from branchynet.serving.prediction import Place, Policy, Prediction, ServedModel
 from protos import split_inference_pb2 as pb
 
 shapes = hnp.array_shapes(min_dims=1, max_dims=5, max_side=5)
 arrays = st.one_of(
     hnp.arrays(np.uint8, shapes),
     hnp.arrays(np.float32, shapes, elements=st.floats(width=32, allow_nan=True, allow_infinity=True)),
+)
+preprocessings = st.builds(
+    Preprocessing,
+    st.sampled_from(Resize),
+    st.sampled_from(Interpolation),
+    st.tuples(*[st.integers(0, 255)] * 3),
 )
 
 
@@ -266,6 +273,25 @@ def test_a_description_that_no_image_fits_is_refused(shape, max_batch):
         )
 
 
+@pytest.mark.parametrize(("field", "value"), [("resize", "zoom"), ("interpolation", ""), ("ground", [0, 0, 256])])
+def test_a_preprocessing_that_is_not_known_here_is_refused(field, value):
+    reply = pb.DescribeReply(input_shape=(1, 28, 28), max_batch=1, rule=pb.ExitRule(criterion="margin"))
+    assert served_from_reply(reply).preprocessing == Preprocessing(), "what nodes of before it was a choice mean"
+    reply.preprocessing.MergeFrom(pb.Preprocessing(**(Preprocessing().to_json() | {field: value})))
+    if field == "ground":
+        del reply.preprocessing.ground[:3]
+    with pytest.raises(InvalidInput, match=f"{field} is "):
+        served_from_reply(reply)
+
+
+def test_a_share_to_crop_crosses_the_wire_and_one_that_is_not_sent_is_all():
+    reply = pb.DescribeReply(input_shape=(3, 28, 28), max_batch=1, rule=pb.ExitRule(criterion="margin"))
+    for chosen in (Preprocessing("crop", crop_share=0.875), Preprocessing("crop")):
+        reply.preprocessing.CopyFrom(pb.Preprocessing(**chosen.to_json()))
+        assert reply.preprocessing.HasField("crop_share") is (chosen.crop_share != 1)
+        assert served_from_reply(reply).preprocessing == chosen
+
+
 def test_what_is_no_policy_is_refused():
     with pytest.raises(InvalidInput, match=r"'fast'.*'edge-only'"):
         policy_to_message("fast")
@@ -287,6 +313,7 @@ def test_a_reply_without_probabilities_is_refused():
         labels=st.lists(text, max_size=4).map(tuple),
         rule=scorings(3, 4),
         max_batch=st.integers(1, 65536),
+        preprocessing=preprocessings,
     )
 )
 @many

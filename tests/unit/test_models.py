@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from network_examples import EVERY, batches, exit_logits, normalisation_for, pictures, random_network, some, title
 from torch import nn
 
+from branchynet.artifact import zoo
 from branchynet.errors import InvalidInput, UnknownModel
-from branchynet.models import Architecture, build, cut_shapes, zoo
+from branchynet.models.architectures import Architecture, build, cut_shapes
 from branchynet.models.layers import LocalResponseNorm, ResidualBlock, ceil_pool
 
 LENET_CODE, ALEXNET_CODE, RESNET_CODE = (

@@ -1,5 +1,7 @@
 """`resume` against an oracle that knows nothing of batches leaving, and the edges of parts and rules."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -20,10 +22,13 @@ from network_examples import (
 )
 from torch import nn
 
-from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import InvalidInput
-from branchynet.models import Architecture
-from branchynet.network import BranchyNet, Normalisation, Stage
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.models.architectures import Architecture
+from branchynet.network.normalisation import Normalisation
+from branchynet.network.runner import CHUNK_VALUES, Runner, batch_slices
+from branchynet.network.stages import BranchyNet, Stage
 
 every_model = pytest.mark.parametrize("architecture", EVERY, ids=title)
 
@@ -223,11 +228,11 @@ def test_a_stage_without_exit_passes_everybody_on():
     torch.manual_seed(0)
     network, x = whole(True, False, True), torch.randn(5, 4)
     rule = ExitRule(Criterion.ENTROPY, (Criterion.ENTROPY.always,))
-    passed = network.resume(x, 1, 2, rule)
+    passed = network.resume(x.numpy(), 1, 2, rule)
     assert set(passed.exits) == {-1}
     np.testing.assert_array_equal(passed.remaining, range(5))
     np.testing.assert_array_equal(passed.features, network.stage(1).trunk(x).detach().numpy())
-    ended = network.resume(x, 1, 3, rule)
+    ended = network.resume(x.numpy(), 1, 3, rule)
     assert set(ended.exits) == {1}
     np.testing.assert_array_equal(ended.logits, network.stage(2)(network.stage(1).trunk(x))[1].detach().numpy())
 
@@ -249,3 +254,65 @@ def test_images_are_normalised_once_on_the_way_through_both_halves():
     network, images = random_network(), pictures(LENET, 4)
     progress = network.resume(images, 0, 2, ExitRule.never(2))
     np.testing.assert_array_equal(progress.logits, exit_logits(network, images)[-1])
+
+
+class Reciting(Runner):
+    """A network of as many exits as *table* has, which say what stands there; a sample's map is its row."""
+
+    def __init__(self, table):
+        exits = range(table.exits)
+        super().__init__(input_shape=(1, 1, 1), classes=3, exit_of_stage=exits, first=0, last=len(exits))
+        self.table = table
+
+    def run_chunk(self, index, x):
+        return x, self.table.logits[index, x]
+
+    def without_branches(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("cut", range(6))
+@pytest.mark.parametrize("rule", [ExitRule("patience", (1, 1, 2, 1)), ExitRule("margin", (0.6, 0.5, 0.4, 0.3))])
+def test_of_many_exits_each_sample_takes_the_one_that_a_table_says(rule, cut):
+    random = np.random.default_rng(0)
+    table = OutcomeTable(random.normal(size=(5, 60, 3)).astype(np.float32), random.integers(0, 3, 60), np.ones(5))
+    network = Reciting(table)
+    first = network.resume(np.arange(60), 0, cut, rule)
+    exits = first.exits.copy()
+    rest = network.resume(first.features, cut, 5, rule, first.history)
+    exits[first.remaining] = np.where(rest.exits < 0, first.exits[first.remaining], rest.exits)
+    np.testing.assert_array_equal(exits, table.exit_of(rule))
+    assert len(set(exits)) >= 3
+
+
+@pytest.mark.parametrize("shape", [(3, 224, 224), (3, 700, 700)])
+def test_a_large_batch_runs_in_chunks_that_a_cut_does_not_change(shape):
+    sizes = []
+
+    class Counting(Runner):
+        def run_chunk(self, index, x):
+            sizes.append((index, len(x)))
+            hands_on = x.astype(np.float32) if index == 0 else x[:, :1]
+            return hands_on, None if index == 0 else np.zeros((len(x), 2), np.float32)
+
+        def without_branches(self):
+            raise NotImplementedError
+
+    network = Counting(input_shape=shape, classes=2, exit_of_stage=(None, 0), first=0, last=2)
+    images = np.arange(15, dtype=np.uint8)[:, None, None, None] * np.ones((1, *shape), np.uint8)
+    whole, whole_sizes = network.resume(images, 0, 2, ExitRule.never(1)), list(sizes)
+    sizes.clear()
+    first = network.resume(images, 0, 1, ExitRule.never(1))
+    rest = network.resume(first.features, 1, 2, ExitRule.never(1))
+    assert sizes == whole_sizes
+    assert max(size for _, size in sizes) == max(1, CHUNK_VALUES // math.prod(shape)) < 15
+    assert sum(size for index, size in sizes if index == 0) == 15
+    np.testing.assert_array_equal(first.features, images)
+    np.testing.assert_array_equal(rest.features, whole.features)
+
+
+def test_data_sets_are_worked_through_in_slices_that_memory_bears():
+    small, large = np.empty((1_201, 1, 28, 28), np.uint8), np.empty((100, 3, 224, 224), np.uint8)
+    assert [(batch.start, batch.stop) for batch in batch_slices(small)] == [(0, 500), (500, 1_000), (1_000, 1_201)]
+    assert [batch.stop - batch.start for batch in batch_slices(large)] == [27, 27, 27, 19]
+    assert len(list(batch_slices(np.empty((3, 3, 4_000, 4_000), np.uint8)))) == 3

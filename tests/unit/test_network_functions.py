@@ -7,7 +7,7 @@ from network_examples import exit_logits, pictures, random_network
 from torch import nn
 from torch.nn import functional as F
 
-from branchynet.models import Architecture
+from branchynet.models.architectures import Architecture
 from branchynet.models.layers import ResidualBlock
 
 

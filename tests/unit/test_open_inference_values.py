@@ -14,8 +14,8 @@ from network_examples import gates
 from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
-from branchynet.decisions.exits import Criterion, ExitRule
 from branchynet.errors import InvalidInput
+from branchynet.exits.rules import Criterion, ExitRule
 from branchynet.rpc.open_inference import tensors
 from branchynet.rpc.open_inference.counters import Counters, Times
 from branchynet.rpc.open_inference.values import (
@@ -202,3 +202,46 @@ def test_counters_are_sums_of_what_they_are_told() -> None:
         ("cloud", 1): (1, 4_321),
         ("fallback", 0): (1, 5),
     }
+
+
+ANSWERS = Answers(
+    labels=np.array([2, 0]),
+    probabilities=np.array([[0.1, 0.2, 0.7], [0.8, 0.1, 0.1]], np.float32),
+    exits=np.array([0, 1], np.int32),
+    places=np.array(["edge", "fallback"]),
+    parameters={"edge_ms": 1.5, "fallback_reason": "UNAVAILABLE: away"},
+    queue_ms=0.25,
+)
+
+
+def test_a_client_reads_the_answers_that_a_node_wrote():
+    back = tensors.answers_from_response(tensors.response_from_answers(ANSWERS, OUTPUTS), 2)
+    for name, values in ANSWERS.outputs().items():
+        np.testing.assert_array_equal(back.outputs()[name], values)
+    assert back.parameters == ANSWERS.parameters
+
+
+def test_a_node_reads_the_images_that_a_client_wrote():
+    images = np.arange(24, dtype=np.uint8).reshape(2, 1, 3, 4)
+    request = tensors.request_from_images("m", images, {"policy": "edge-only", "threshold": 0.5})
+    spec, read = tensors.input_from_request(request, [TensorSpec("image", "UINT8", (-1, 1, 3, 4))])
+    assert spec.name == "image"
+    np.testing.assert_array_equal(read, images)
+    assert tensors.parameters_from_message(request.parameters) == {"policy": "edge-only", "threshold": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda response: response.outputs.pop(), r"outputs \['where'\] are missing"),
+        (lambda response: response.raw_output_contents.pop(), r"outputs \['where'\] are missing"),
+        (lambda response: response.outputs[0].shape.__setitem__(0, 3), "output 'label'"),
+        (lambda response: response.raw_output_contents.__setitem__(3, b"\x04\0\0\0edg"), "ends at byte 7 inside"),
+        (lambda response: response.raw_output_contents.__setitem__(3, b"\x04\0\0\0edge"), "answers to 2 images came"),
+    ],
+)
+def test_a_response_that_does_not_add_up_is_refused(break_it, message):
+    response = tensors.response_from_answers(ANSWERS, OUTPUTS)
+    break_it(response)
+    with pytest.raises(InvalidInput, match=message):
+        tensors.answers_from_response(response, 2)

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from test_outcomes import random_table
 
-from branchynet.decisions.calibration import frontier, select
-from branchynet.decisions.exits import Criterion
-from branchynet.decisions.operating import STEP, OperatingPoint, operating_points, point_for
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
 from branchynet.errors import InvalidInput
-from branchynet.manifest import read_manifest
-from branchynet.models import zoo
-from branchynet.reference import points_of
+from branchynet.exits.operating_points import STEP, OperatingPoint, operating_points, point_for
+from branchynet.exits.rules import Criterion
+from branchynet.exits.threshold_search import frontier, select
 
 
 @pytest.mark.parametrize("step", [0.002, 0.05, 1.0])
@@ -102,8 +101,9 @@ def test_json_that_is_no_point_is_refused(raw):
 
 @pytest.mark.parametrize("name", zoo.shipped())
 def test_every_shipped_artifact_has_points_around_its_own_rule(name):
-    manifest = read_manifest(zoo.find(name))
-    points, own = points_of(manifest), manifest.results["calibration"]
+    artifact = Artifact.open(name)
+    manifest, points = artifact.manifest, artifact.operating_points
+    own = manifest.results["calibration"]
     if not manifest.rule.thresholds:
         assert [point.accuracy for point in points] == [own["accuracy"]]
         return

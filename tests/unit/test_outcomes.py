@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import many, seeded
 
-from branchynet.decisions.exits import LOGIT_CRITERIA, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable, wilson_interval
 from branchynet.errors import InvalidInput
+from branchynet.exits.outcomes import OutcomeTable, wilson_interval
+from branchynet.exits.rules import LOGIT_CRITERIA, ExitRule
 
 
 def random_table(exits, samples, classes=4, seed=0):

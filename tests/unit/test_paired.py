@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import some
 
-from branchynet.decisions.paired import PairedComparison, compare_paired
 from branchynet.errors import InvalidInput
+from branchynet.exits.paired_tests import PairedComparison, compare_paired
 
 # Tables of Bentur et al. 2009 and Cavo et al. 2012 with their intervals, as in Fagerland, Lydersen and Laake,
 # Statistical Analysis of Contingency Tables (2017), chapter 8; p-values of SciPy's `binomtest`.

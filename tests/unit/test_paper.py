@@ -2,8 +2,8 @@
 
 import pytest
 
-from branchynet.models import cost
-from branchynet.training.paper import TABLE_I
+from branchynet.evaluation.paper import TABLE_I
+from branchynet.models.architectures import cost
 from branchynet.training.recipes import RECIPES
 
 # Plain trunk over early exit at the paper's exit shares: with branch heads, and without.

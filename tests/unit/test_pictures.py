@@ -13,12 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from branchynet.client.images import Batch
+from branchynet.data.preprocessing import Preprocessing, Resize
 from branchynet.errors import InvalidInput
-from branchynet.pictures import Batch, read_picture
+from branchynet.exits.rules import ExitRule
+from branchynet.serving.prediction import ServedModel
 
 GREY = np.random.default_rng(1).integers(0, 256, (4, 1, 28, 28), dtype=np.uint8)
 COLOUR = np.random.default_rng(2).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
-GREY_SHAPE, COLOUR_SHAPE = GREY.shape[1:], COLOUR.shape[1:]
+
+
+def served(input_shape: tuple[int, ...], preprocessing: Preprocessing | None = None) -> ServedModel:
+    rule = ExitRule("entropy", (0.5,))  # type: ignore[arg-type]
+    return ServedModel("m", "", (0, 1), 2, input_shape, (), rule, 64, preprocessing or Preprocessing())
+
+
+GREY_SERVED, COLOUR_SERVED = served(GREY.shape[1:]), served(COLOUR.shape[1:])
 
 
 def as_pil(image: np.ndarray[Any, Any]) -> Image.Image:
@@ -42,33 +52,36 @@ KINDS: dict[str, Callable[[np.ndarray[Any, Any], Path], Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_image_gives_its_own_pixels(images: np.ndarray[Any, Any], kind: str, tmp_path: Path) -> None:
     given = [KINDS[kind](image, tmp_path) for image in images[:1]]
-    array = Batch(given).to_array(images.shape[1:])
+    array = Batch(given).to_array(served(images.shape[1:]))
     assert array.dtype == np.uint8
     np.testing.assert_array_equal(array, images[:1])
 
 
 def test_kinds_may_be_mixed_and_keep_their_order(tmp_path: Path) -> None:
     given = (GREY[0], GREY[1, 0], as_pil(GREY[2]), as_file(GREY[3], tmp_path))
-    np.testing.assert_array_equal(Batch(given).to_array(GREY_SHAPE), GREY)
-    np.testing.assert_array_equal(Batch(image for image in given).to_array(GREY_SHAPE), GREY)
+    np.testing.assert_array_equal(Batch(given).to_array(GREY_SERVED), GREY)
+    np.testing.assert_array_equal(Batch(image for image in given).to_array(GREY_SERVED), GREY)
 
 
-def test_a_batch_is_handed_on_as_it_is_and_needs_no_shape() -> None:
+def test_a_batch_is_handed_on_as_it_is_and_needs_nothing_served() -> None:
     batch = Batch(GREY)
-    assert (len(batch), batch.needs_shape) == (4, False)
+    assert (len(batch), batch.has_files) == (4, False)
     assert batch.to_array(None) is GREY
-    assert not Batch(list(GREY)).needs_shape
-    assert Batch([GREY[0], as_pil(GREY[1])]).needs_shape
+    assert not Batch(list(GREY)).has_files
+    assert Batch([GREY[0], as_pil(GREY[1])]).has_files
 
 
-def test_pictures_are_scaled_and_their_colours_changed_to_what_is_served() -> None:
-    large = Image.new("RGBA", (90, 40), (255, 0, 0, 10))
-    colour = read_picture(large, (3, 32, 16))
+def test_pictures_become_what_is_served_by_its_preprocessing() -> None:
+    large = Image.new("RGB", (90, 40), (255, 0, 0))
+    colour = Batch([large]).to_array(served((3, 32, 16)))[0]
     assert colour.shape == (3, 32, 16)
     assert [plane.min() for plane in colour] == [plane.max() for plane in colour] == [255, 0, 0]
-    grey = read_picture(large, (1, 28, 28))
+    grey = Batch([large]).to_array(GREY_SERVED)[0]
     assert grey.shape == (1, 28, 28)
     assert set(grey.ravel()) == {76}  # ITU-R 601: 0.299 of red
+    padded = Batch([large]).to_array(served((3, 90, 90), Preprocessing(Resize.PAD, ground=(0, 0, 9))))[0]
+    assert tuple(padded[:, 0, 0]) == (0, 0, 9)
+    assert tuple(padded[:, 45, 0]) == (255, 0, 0)
 
 
 def test_pillow_stays_out_of_a_program_that_only_loads_the_client() -> None:
@@ -109,7 +122,7 @@ def test_images_of_different_shapes_are_refused_with_both() -> None:
     with pytest.raises(InvalidInput, match=r"image 1: shape is \(3, 32, 32\), that of image 0 is \(1, 28, 28\)"):
         Batch([GREY[0], COLOUR[0]]).to_array(None)
     with pytest.raises(InvalidInput, match=r"image 1: shape is \(1, 28, 28\), that of image 0 is \(3, 32, 32\)"):
-        Batch([as_pil(GREY[0]), GREY[0]]).to_array(COLOUR_SHAPE)
+        Batch([as_pil(GREY[0]), GREY[0]]).to_array(COLOUR_SERVED)
 
 
 def damaged(folder: Path) -> dict[str, Path]:
@@ -131,14 +144,12 @@ def damaged(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("kind", ["text", "empty", "half", "broken chunk", "huge", "missing", "folder"])
 def test_a_file_that_is_no_picture_is_named(kind: str, tmp_path: Path) -> None:
     path = damaged(tmp_path)[kind]
-    with pytest.raises(InvalidInput, match=f"{path} is not a picture"):
-        read_picture(path, GREY_SHAPE)
-    with pytest.raises(InvalidInput, match=f"{path} is not a picture"):
-        Batch([GREY[0], path]).to_array(GREY_SHAPE)
+    with pytest.raises(InvalidInput, match=f"{path} is not an image"):
+        Batch([GREY[0], path]).to_array(GREY_SERVED)
 
 
 def test_a_pil_image_that_cannot_be_read_is_named_by_its_position(tmp_path: Path) -> None:
     closed = Image.open(as_file(GREY[0], tmp_path))
     closed.close()
-    with pytest.raises(InvalidInput, match="image 1 is not a picture"):
-        Batch([GREY[0], closed]).to_array(GREY_SHAPE)
+    with pytest.raises(InvalidInput, match="image 1 is not an image"):
+        Batch([GREY[0], closed]).to_array(GREY_SERVED)

@@ -12,21 +12,21 @@ from network_examples import many, some
 from placement_examples import scenes
 from test_candidates import NEVER, PROFILE, TABLE
 
-from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.exits import Criterion
-from branchynet.decisions.placement import (
+from branchynet.errors import InvalidInput
+from branchynet.exits.rules import Criterion
+from branchynet.placement.candidates import Candidates
+from branchynet.placement.optimise import (
     MEASURES,
     Constraints,
     EnergyModel,
     best,
-    best_of_each_way,
+    best_of_each_placement,
     binding,
     evaluate,
     pareto,
 )
-from branchynet.decisions.plans import Plan, plain_codec
-from branchynet.decisions.timing import Link
-from branchynet.errors import InvalidInput
+from branchynet.placement.plan import Plan, plain_codec
+from branchynet.placement.serving_profile import Link
 
 COSTS = MEASURES[1:]
 FOUND = Candidates.of(TABLE, Criterion.ENTROPY, PROFILE)
@@ -57,7 +57,7 @@ def test_times_are_the_profiles_own_bit_for_bit(scene):
     measures = evaluate(found, scene.profile, Link(3.0, rtt_ms=7.0), tail=1.0)
     for index in range(len(found)):
         plan, deepest = found.plan(index), int(np.flatnonzero(found.shares[index] > 0)[-1])
-        if not plan.local_only and plan.codec == plain_codec(plan.cut):
+        if not plan.edge_only and plan.codec == plain_codec(plan.cut):
             assert measures.tail_ms[index] == scene.profile.ms_by_exit(plan.cut, 3.0, 7.0)[deepest]
 
 
@@ -99,8 +99,8 @@ def _kept(result, limits):
 @some
 def test_the_best_is_as_fast_as_edge_or_cloud_alone_with_any_rule_of_no_less_accuracy(scene):
     measures = scene.measures(scene.candidates())
-    own = [Plan(scene.profile.held, scene.rule, local_only=True), Plan(0, scene.rule)]
-    for plan in own + [plan for plan in scene.every_plan() if plan.local_only or plan.cut == 0]:
+    own = [Plan(scene.profile.held, scene.rule, edge_only=True), Plan(0, scene.rule)]
+    for plan in own + [plan for plan in scene.every_plan() if plan.edge_only or plan.cut == 0]:
         walked = scene.walked(plan)
         chosen = best(measures, "mean_ms", Constraints(min_accuracy=walked["accuracy"] - 1e-9))
         assert measures.mean_ms[chosen] <= walked["mean_ms"] + 1e-9
@@ -125,7 +125,7 @@ def test_a_loaded_cloud_sends_work_back_to_the_edge():
     for queue_ms in (0.0, 1_000.0):
         measures = evaluate(FOUND, PROFILE, link, cloud_queue_ms=queue_ms)
         floor = Constraints(min_accuracy=float(FOUND.accuracy[FOUND.way == 0].max()))
-        chosen[queue_ms] = FOUND.plan(best(measures, "mean_ms", floor)).local_only
+        chosen[queue_ms] = FOUND.plan(best(measures, "mean_ms", floor)).edge_only
     assert chosen == {0.0: False, 1_000.0: True}
 
 
@@ -252,7 +252,7 @@ def test_each_way_gives_its_best_and_the_best_of_all_comes_first(scene, objectiv
     found = scene.candidates()
     measures = scene.measures(found)
     limits = Constraints(min_accuracy=floor * measures.accuracy.max())
-    ranked = best_of_each_way(measures, objective, limits)
+    ranked = best_of_each_placement(measures, objective, limits)
     assert ranked[0] == best(measures, objective, limits)
     assert (np.diff(measures.losses(objective)[ranked]) >= 0).all()
     good = measures.accuracy >= limits.min_accuracy

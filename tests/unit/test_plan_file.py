@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from test_adaptation import CANDIDATES, FLOOR, PROFILE
 
-from branchynet.decisions.adaptation import Adaptation, Replanner
-from branchynet.decisions.timing import Link
+from branchynet.artifact.plan_file import PlanFile, read_plan_file, write_plan_file
 from branchynet.errors import DamagedData, InvalidInput
-from branchynet.plan_file import PlanFile, read_plan_file, write_plan_file
+from branchynet.placement.replanner import Adaptation, Replanner
+from branchynet.placement.serving_profile import Link
 
 HASH = "ab" * 32
 PLANS = PlanFile(

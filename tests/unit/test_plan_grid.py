@@ -7,28 +7,35 @@ import numpy as np
 import pytest
 from test_outcomes import random_table
 
-from branchynet import artifact
-from branchynet.decisions.calibration import distinct_thresholds
-from branchynet.decisions.plans import Plan, route
-from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
+from benchmarks.plan_grid.choices import (
+    RTTS_MS,
+    SLOWDOWNS,
+    UPLINKS_MBPS,
+    choose_over,
+    profiles_of,
+    sized_as,
+    spread_over,
+)
+from benchmarks.plan_grid.live import _drawn_alike
+from branchynet.artifact.artifact import Artifact
 from branchynet.errors import InvalidInput
-from branchynet.models import zoo
-from orchestrator.plan_grid import RTTS_MS, SLOWDOWNS, UPLINKS_MBPS, choose_over, profiles_of, sized_as, spread_over
-from orchestrator.plan_live import _drawn_alike
-from orchestrator.planning import Ground
+from branchynet.exits.threshold_search import distinct_thresholds
+from branchynet.placement.plan import Plan, route
+from branchynet.placement.serving_profile import CodecCost, Link, ServingProfile, StageTimes
+from orchestrator.runs.plan_inputs import PlanInputs
 
 TIMES = StageTimes((1,), ((3.0,), (2.0,)))
 CODECS = (CodecCost(0, "webp", 400, 1.0, 0.3), CodecCost(1, "uint8", 700, 0.2, 0.1))
 PROFILE = ServingProfile(TIMES, TIMES.slower(0.5), (0, 1), 1, 1.0, 1.5, (837, 4_534), 59, 134, CODECS)
-MANIFEST = artifact.read_manifest(zoo.find("lenet-fashion"))
+MANIFEST = Artifact.open("lenet-fashion").manifest
 SAMPLES = 16
 
 
-def ground(seed, held=1):
+def inputs(seed, held=1):
     coded = {(0, "webp"): random_table(2, SAMPLES, seed), (1, "uint8"): random_table(2, SAMPLES, seed + 1)}
     table = random_table(2, SAMPLES, seed + 2)
     coded = {key: replace(found, labels=table.labels) for key, found in coded.items()}
-    return Ground(MANIFEST, table, coded, replace(PROFILE, held=held))
+    return PlanInputs(MANIFEST, table, coded, replace(PROFILE, held=held))
 
 
 def walked(grounds, plan):
@@ -39,7 +46,7 @@ def walked(grounds, plan):
 
 
 def mean_ms(profile, plan, exits, link):
-    costs = profile.costs_by_exit(plan.cut, plan.codec, link, local_only=plan.local_only)
+    costs = profile.costs_by_exit(plan.cut, plan.codec, link, edge_only=plan.edge_only)
     return np.mean([costs.busy_ms[number] + costs.waiting_ms[number] for number in exits])
 
 
@@ -47,7 +54,7 @@ def every_plan(grounds):
     """By kind, every cut and codec with every threshold that differs."""
     held, rule = grounds.profile.held, MANIFEST.rule
     plans = {"edge": [], "raw": [], "other": []}
-    ways = [("edge", Plan(held, rule, local_only=True)), ("raw", Plan(0, rule)), ("other", Plan(1, rule))]
+    ways = [("edge", Plan(held, rule, edge_only=True)), ("raw", Plan(0, rule)), ("other", Plan(1, rule))]
     ways += [("other", Plan(cut, rule, codec=codec)) for cut, codec in grounds.coded]
     for kind, way in ways:
         thresholds = distinct_thresholds(grounds.outcomes(way).scores(rule)[0], rule.criterion)
@@ -57,7 +64,7 @@ def every_plan(grounds):
 
 @pytest.mark.parametrize(("seed", "held"), [(1, 1), (7, 2)])
 def test_no_plan_of_its_accuracy_is_faster_than_the_chosen_one_anywhere(seed, held):
-    grounds = ground(seed, held)
+    grounds = inputs(seed, held)
     floor = grounds.floor(2)
     accurate = {
         kind: [(plan, exits) for plan in some for exits, right in [walked(grounds, plan)] if right >= floor]
@@ -85,11 +92,11 @@ def test_no_plan_of_its_accuracy_is_faster_than_the_chosen_one_anywhere(seed, he
 
 def test_a_floor_that_no_plan_has_is_refused():
     with pytest.raises(InvalidInput, match="no plan has accuracy"):
-        list(choose_over(ground(1), profiles_of(PROFILE), 1.01))
+        list(choose_over(inputs(1), profiles_of(PROFILE), 1.01))
 
 
 def test_points_to_measure_are_spread_from_the_first_to_the_last():
-    points = list(choose_over(ground(1), profiles_of(PROFILE), 0.0))
+    points = list(choose_over(inputs(1), profiles_of(PROFILE), 0.0))
     some = spread_over(points, 8)
     assert some[0] is points[0]
     assert some[-1] is points[-1]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.plans import Plan, route
 from branchynet.errors import InvalidInput
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import ExitRule
+from branchynet.placement.plan import Plan, route
 
 # Four stages; exits follow stages 0, 2 and 3. Sample i is sure from exit i on.
 EXIT_STAGES = (0, 2, 3)
@@ -22,8 +22,8 @@ def table():
     return OutcomeTable(logits, np.zeros(3, np.int64), np.ones(3))
 
 
-def routed(cut, held, local_only=False):
-    routes = route(Plan(cut, RULE, local_only), table(), EXIT_STAGES, held)
+def routed(cut, held, edge_only=False):
+    routes = route(Plan(cut, RULE, edge_only), table(), EXIT_STAGES, held)
     assert {values.dtype.name for values in (routes.exits, routes.edge_stages, routes.cloud_stages)} == {"int64"}
     return {
         name: getattr(routes, name).tolist()
@@ -80,9 +80,9 @@ def test_a_split_answers_alone_from_what_it_ran_before_the_cut(cut):
     assert routed(cut=cut, held=4) == routed(cut=cut, held=cut)
 
 
-@pytest.mark.parametrize("local_only", [False, True])
-def test_nobody_is_sent_behind_the_last_stage(local_only):
-    assert routed(cut=4, held=4, local_only=local_only) == {
+@pytest.mark.parametrize("edge_only", [False, True])
+def test_nobody_is_sent_behind_the_last_stage(edge_only):
+    assert routed(cut=4, held=4, edge_only=edge_only) == {
         "exits": [0, 1, 2],
         "offloaded": [False, False, False],
         "edge_stages": [1, 3, 4],
@@ -94,7 +94,7 @@ def test_nobody_is_sent_behind_the_last_stage(local_only):
 
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_a_local_plan_ends_at_the_deepest_exit_the_edge_holds(cut):
-    assert routed(cut=cut, held=2, local_only=True) == {
+    assert routed(cut=cut, held=2, edge_only=True) == {
         "exits": [0, 0, 0],
         "offloaded": [False, False, False],
         "edge_stages": [1, 2, 2],
@@ -131,7 +131,7 @@ def test_an_edge_without_an_exit_is_refused():
     plan = Plan(1, ExitRule("entropy", (0.5,)))
     with pytest.raises(InvalidInput, match=r"stages \[0, 1\) have no exit; the first one follows stage 1"):
         route(plan, late, (1, 3), 2)  # what lies behind the cut was not run, so it cannot answer
-    alone = replace(plan, local_only=True)
+    alone = replace(plan, edge_only=True)
     assert route(alone, late, (1, 3), 2).local_exits.tolist() == [0, 0, 0]
 
 

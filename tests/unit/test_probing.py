@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from branchynet import artifact
-from branchynet.decisions.timing import Link
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import load_sample
 from branchynet.errors import Unavailable
-from branchynet.models import zoo
-from branchynet.probe import NodeProfile, Spread
-from branchynet.training.datasets import load_sample
-from orchestrator.probing import asked_of, compared, middle_mean
-from simulations.records import CLOUD, EDGE, FALLBACK, Records
+from branchynet.placement.serving_profile import Link
+from branchynet.serving.stage_timer import NodeProfile, Spread
+from orchestrator.profiling.live_profile import asked_of, compared, middle_mean
+from simulations.model.request_records import CLOUD, EDGE, FALLBACK, Records
 
-MANIFEST, NETWORK = artifact.load_runner(zoo.find("lenet-fashion"))
+ARTIFACT = Artifact.open("lenet-fashion")
+MANIFEST, NETWORK = ARTIFACT.manifest, ARTIFACT.runner()
 COUNT = 20
 
 
@@ -24,10 +24,8 @@ def node(stages, *times_ms):
 
 
 def records(place, latency_ms, edge_ms, cloud_ms, uplink_bytes):
-    columns = {field: np.zeros(COUNT) for field in Records.__dataclass_fields__}
     values = {"latency_ms": latency_ms, "edge_ms": edge_ms, "cloud_ms": cloud_ms, "uplink_bytes": uplink_bytes}
-    columns |= {name: np.full(COUNT, value) for name, value in values.items()}
-    return Records(**{**columns, "place": np.full(COUNT, place)})
+    return Records.of(place=np.full(COUNT, place), **{name: np.full(COUNT, value) for name, value in values.items()})
 
 
 LOCAL = records(EDGE, 8.0, 6.0, 0.0, 0)
@@ -41,7 +39,7 @@ def test_every_part_is_told_apart():
     )
     assert (asked.framing_bytes, asked.reply_bytes) == (60, 134)
     images = load_sample().images[:1]
-    found = compared(MANIFEST, NETWORK, (node((0, 1), 3.0), node((0, 2), 1.0, 2.0)), asked, images)
+    found = compared(ARTIFACT, NETWORK, (node((0, 1), 3.0), node((0, 2), 1.0, 2.0)), asked, images)
     assert found.edge_factor == pytest.approx(2)  # 6 ms instead of 3
     assert found.cloud_factor == pytest.approx((5 + 3) / (3 + 2))
     profile = found.profile
@@ -50,7 +48,7 @@ def test_every_part_is_told_apart():
     assert np.ravel(profile.cloud.ms) == pytest.approx([1.6, 3.2])
     assert profile.request_ms == pytest.approx(2)
     assert profile.offload_ms == pytest.approx((13 + 13) / 2)
-    far = compared(MANIFEST, NETWORK, (found.edge, found.cloud), asked, images, Link(float("inf"), rtt_ms=5.0)).profile
+    far = compared(ARTIFACT, NETWORK, (found.edge, found.cloud), asked, images, Link(float("inf"), rtt_ms=5.0)).profile
     assert far.offload_ms == pytest.approx(8)
     # On a link that takes nothing, the profile gives back what was measured.
     assert profile.ms_by_exit(1, 1e12, 0.0)[0] == pytest.approx(8)
@@ -59,7 +57,7 @@ def test_every_part_is_told_apart():
 def test_an_edge_that_holds_everything_is_compared_by_two_kinds():
     asked = asked_of([LOCAL, RAW], MANIFEST)
     found = compared(
-        MANIFEST, NETWORK, (node((0, 2), 1.0, 2.0), node((0, 2), 1.0, 1.5)), asked, load_sample().images[:1]
+        ARTIFACT, NETWORK, (node((0, 2), 1.0, 2.0), node((0, 2), 1.0, 1.5)), asked, load_sample().images[:1]
     )
     assert found.profile.held == 2
     assert (found.edge_factor, found.cloud_factor) == (pytest.approx(2), pytest.approx(2))

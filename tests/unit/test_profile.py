@@ -6,9 +6,10 @@ import torch
 from network_examples import LENET, random_network
 from torch import nn
 
-from branchynet.models import Architecture, cost
-from branchynet.network import BranchyNet, Normalisation, Stage
-from branchynet.profile import count_macs, measure_cost
+from branchynet.models.architectures import Architecture, cost
+from branchynet.network.counting import count_macs, measure_cost
+from branchynet.network.normalisation import Normalisation
+from branchynet.network.stages import BranchyNet, Stage
 
 
 def conv(side, outputs, inputs, kernel):

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from network_examples import LENET, many
 
+from branchynet.artifact import zoo
+from branchynet.artifact.manifest import read_manifest
+from branchynet.data.datasets import DATASETS
 from branchynet.errors import InvalidInput, UnknownModel
-from branchynet.manifest import read_manifest
-from branchynet.models import cost, zoo
-from branchynet.training.datasets import DATASETS
+from branchynet.models.architectures import cost
 from branchynet.training.recipes import RECIPES, Recipe, named_recipe
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from network_examples import many, seeded, some
 from sklearn.metrics import roc_auc_score
 
-from branchynet.decisions.exits import softmax
-from branchynet.decisions.reliability import (
+from branchynet.errors import InvalidInput
+from branchynet.exits.calibration_metrics import (
     TEMPERATURES,
     aurc,
     auroc,
@@ -20,7 +20,7 @@ from branchynet.decisions.reliability import (
     reliability_bins,
     risk_coverage,
 )
-from branchynet.errors import InvalidInput
+from branchynet.exits.rules import softmax
 
 # Few values, so that there are ties.
 samples = st.lists(st.tuples(st.sampled_from([0.1, 0.25, 0.5, 0.75, 0.9]), st.booleans()), min_size=1, max_size=40)

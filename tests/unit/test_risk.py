@@ -7,11 +7,11 @@ import pytest
 from network_examples import seeded
 from test_outcomes import random_table
 
-from branchynet.decisions.bounds import Bound
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.risk import Loss, certified, control_risk, losses_along, safe_path, split
 from branchynet.errors import InvalidInput
+from branchynet.exits.confidence_bounds import Bound
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.risk_control import Loss, certified, control_risk, losses_along, safe_path, split
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion, ExitRule
 
 DRAWS = 150
 

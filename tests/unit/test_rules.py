@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from network_examples import exit_logits, gates, many, random_network, scorings, seeded
 from test_outcomes import random_table
 
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule, entropy, softmax
-from branchynet.decisions.gates import Gate, features, number_of_features
-from branchynet.decisions.outcomes import OutcomeTable
 from branchynet.errors import InvalidInput
+from branchynet.exits.gates import Gate, features, number_of_features
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion, ExitRule, entropy, softmax
 
 PATIENT = ExitRule(Criterion.PATIENCE, (1, 1))
 

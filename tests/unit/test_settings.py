@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from branchynet.errors import SettingsError
-from branchynet.settings import NodeSettings, read_settings
+from branchynet.serving.settings import NodeSettings, flags_of, read_settings
 from cloud_node.settings import CloudSettings
 from edge_node.settings import EdgeSettings
 
@@ -33,6 +33,8 @@ OTHER = {
     "reserve_ms": (0.0, "0"),
     "keep_exit_share": (0.8, "0.8"),
     "adapt": (Path("plans.json"), "plans.json"),
+    "plan": (Path("plan.json"), "plan.json"),
+    "slowdown": (2.5, "2.5"),
     "codec": ("uint8+zstd", "uint8+zstd"),
     "image_codec": ("png", "png"),
     "first_stage": (1, "1"),
@@ -184,7 +186,9 @@ def test_a_flag_of_the_other_node_is_refused(capsys):
 @both
 def test_an_unknown_key_in_the_file_is_refused_with_its_name(kind, tmp_path):
     file = written(tmp_path / "node.toml", f"[{kind.role}]\nmax_bacth = 4\n")
-    with pytest.raises(SettingsError, match=r"max_bacth.*given: 4"):
+    with pytest.raises(
+        SettingsError, match=rf"max_bacth in table \[{kind.role}\] of .*node\.toml is 4: there is no such setting"
+    ):
         read(kind, "--config", file)
 
 
@@ -196,6 +200,8 @@ BAD = [
     ("max_batch", "0"),
     ("max_batch", "65537"),
     ("threads", "0"),
+    ("slowdown", "0.9"),
+    ("slowdown", "inf"),
     ("grace_s", "-0.1"),
     ("log_level", "loud"),
     ("log_format", "xml"),
@@ -207,7 +213,7 @@ BAD = [
 @pytest.mark.parametrize(("name", "word"), BAD)
 def test_a_bad_variable_is_refused_with_its_name_and_value(kind, name, word, monkeypatch):
     monkeypatch.setenv(variable(kind, name), word)
-    with pytest.raises(SettingsError, match=rf"{name}: .*given: '{word}'"):
+    with pytest.raises(SettingsError, match=rf"^environment variable {variable(kind, name)} is '{word}': "):
         read(kind)
 
 
@@ -215,8 +221,69 @@ def test_a_bad_variable_is_refused_with_its_name_and_value(kind, name, word, mon
 @pytest.mark.parametrize(("name", "word"), BAD)
 def test_a_bad_key_in_the_file_is_refused_with_its_name_and_value(kind, name, word, tmp_path):
     file = written(tmp_path / "node.toml", f'[{kind.role}]\n{name} = "{word}"\n')
-    with pytest.raises(SettingsError, match=rf"{name}: .*given: '{word}'"):
+    with pytest.raises(SettingsError, match=rf"^{name} in table \[{kind.role}\] of .*node\.toml is '{word}': "):
         read(kind, "--config", file)
+
+
+@both
+def test_a_refused_value_is_blamed_on_the_source_that_won(kind, tmp_path, monkeypatch):
+    file = written(tmp_path / "node.toml", f"[{kind.role}]\nport = -1\n")
+    with pytest.raises(SettingsError, match=rf"^port in table \[{kind.role}\] of {file} is -1: "):
+        read(kind, "--config", file)
+    monkeypatch.setenv(variable(kind, "port").lower(), "-2")
+    with pytest.raises(SettingsError, match=rf"^environment variable {variable(kind, 'port').lower()} is '-2': "):
+        read(kind, "--config", file)
+    with pytest.raises(SettingsError, match=r"^--port is '-3': "):
+        read(kind, "--config", file, "--port=-3")
+
+
+@both
+@pytest.mark.parametrize("scheme", ["tcp", "udp", "sctp"])
+def test_what_kubernetes_tells_of_a_service_of_this_name_is_not_for_us(kind, scheme, tmp_path, monkeypatch):
+    for name, value in {
+        "PORT": f"{scheme}://10.96.3.8:8001",
+        "PORT_8001_TCP": f"{scheme}://10.96.3.8:8001",
+        "PORT_8001_TCP_ADDR": "10.96.3.8",
+        "PORT_8001_TCP_PORT": "8001",
+        "PORT_8001_TCP_PROTO": "tcp",
+        "SERVICE_HOST": "10.96.3.8",
+        "SERVICE_PORT": "8001",
+        "SERVICE_PORT_GRPC": "8001",
+    }.items():
+        monkeypatch.setenv(variable(kind, name), value)
+    assert read(kind).port == kind.model_fields["port"].default
+    file = written(tmp_path / "node.toml", f"[{kind.role}]\nport = 7\n")
+    assert read(kind, "--config", file).port == 7
+    assert read(kind, "--port", "8").port == 8
+    with pytest.raises(SettingsError, match=r"^port in table .* is -1: "):
+        read(kind, "--config", written(tmp_path / "node.toml", f"[{kind.role}]\nport = -1\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "fault"),
+    [
+        ("cloud", "http://127.0.0.1:8011", "it begins with http://"),
+        ("cloud", "127.0.0.1", "it has no port"),
+        ("cloud", "::1:8011", "an IPv6 host stands in brackets"),
+        ("cloud", "127.0.0.1:99999", "its port is '99999'"),
+        ("host", "127.0.0.1:8001", "it has a port"),
+        ("host", "", "its host is empty"),
+        ("host", "*", "is no name of a host"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_at_the_start_with_its_source(name, word, fault, tmp_path, monkeypatch):
+    with pytest.raises(SettingsError, match=rf"^--{name}: .*{fault}"):
+        read(EdgeSettings, f"--{name}={word}")
+    with pytest.raises(SettingsError, match=rf"^{name} in table \[edge\] of .*node\.toml: .*{fault}"):
+        read(EdgeSettings, "--config", written(tmp_path / "node.toml", f'[edge]\n{name} = "{word}"\n'))
+    monkeypatch.setenv(variable(EdgeSettings, name), word)
+    with pytest.raises(SettingsError, match=rf"^environment variable BRANCHYNET_EDGE_{name.upper()}: .*{fault}"):
+        read(EdgeSettings)
+
+
+def test_an_edge_may_have_no_cloud_and_listen_on_a_host_in_brackets():
+    settings = read(EdgeSettings, "--cloud=", "--host=[::1]")
+    assert (settings.cloud, settings.host) == ("", "::1")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +325,7 @@ def test_a_flag_with_a_word_that_is_no_choice_is_refused_with_the_choices(kind, 
 def test_all_problems_are_named_at_once(kind, monkeypatch):
     monkeypatch.setenv(variable(kind, "port"), "x")
     monkeypatch.setenv(variable(kind, "threads"), "y")
-    with pytest.raises(SettingsError, match=r"port: .*'x'.*; threads: .*'y'"):
+    with pytest.raises(SettingsError, match=r"_PORT is 'x': .*; environment variable .*_THREADS is 'y': "):
         read(kind)
 
 
@@ -317,3 +384,13 @@ def test_what_belongs_to_no_node_is_refused(tmp_path, text):
 def test_a_wait_that_no_deadline_can_hold_is_refused(value):
     with pytest.raises(SettingsError, match="offload"):
         read_settings(EdgeSettings, ["--offload-timeout-ms", value], "edge")
+
+
+@every_field
+def test_flags_of_settings_make_the_same_settings(kind, name):
+    value, word = OTHER[name]
+    settings = read(kind, *([flag(name)] if value is True else [flag(name), word]))
+    [made] = flags_of(settings)
+    assert made.partition("=")[0] == flag(name)
+    assert read(kind, *flags_of(settings)) == settings
+    assert flags_of(read(kind)) == []

@@ -6,16 +6,14 @@ import http.server
 import logging
 import socket
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from dataset_files import FASHION, OWN, cifar_archive, is_set, isolate, write
 
-from branchynet.cache import cache_folder
+from branchynet.data import sources
+from branchynet.data.datasets import DATASETS, load
 from branchynet.errors import InvalidInput, Unavailable
-from branchynet.training import sources
-from branchynet.training.datasets import DATASETS, load
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +26,6 @@ class TestPlaces:
         monkeypatch.setenv("BRANCHYNET_DATA", str(write(tmp_path / "mnist", OWN)))
         with pytest.raises(Unavailable):
             load("mnist", "test")
-
-    @pytest.mark.parametrize("value", ["", "relative/cache"])
-    def test_the_cache_is_at_home_unless_the_variable_is_absolute(self, monkeypatch, value):
-        monkeypatch.setenv("HOME", "/home/someone")
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert cache_folder() == Path("/home/someone/.cache/branchynet")
-        monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
-        assert cache_folder() == Path("/var/cache/branchynet")
 
     def test_the_system_comes_before_the_cache_and_the_cache_before_mirrors(self, tmp_path, cache, monkeypatch):
         write(cache / "fashion-mnist", OWN)

@@ -23,7 +23,7 @@ from network_examples import (
     title,
 )
 
-from branchynet.decisions.exits import LOGIT_CRITERIA, Criterion, ExitRule
+from branchynet.exits.rules import LOGIT_CRITERIA, Criterion, ExitRule
 from branchynet.rpc.messages import (
     array_from_tensor,
     history_from_message,

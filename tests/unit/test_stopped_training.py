@@ -10,15 +10,15 @@ import torch
 from network_examples import HELD_OUT, TINY, TRAINING
 from torch import nn
 
+from branchynet.data.datasets import Dataset
 from branchynet.errors import DamagedData, InvalidInput
-from branchynet.models import Architecture, build
+from branchynet.models.architectures import Architecture, build
 from branchynet.models.layers import ResidualBlock
-from branchynet.network import BranchyNet, Stage
-from branchynet.training import joint
-from branchynet.training.datasets import Dataset
-from branchynet.training.joint import PHASES, train
+from branchynet.network.stages import BranchyNet, Stage
+from branchynet.training import trainer
 from branchynet.training.recipes import Recipe
-from branchynet.training.trunks import trunk_entries
+from branchynet.training.trainer import PHASES, train
+from branchynet.training.trunk_transfer import trunk_entries
 
 
 class Stopped(Exception):
@@ -38,7 +38,7 @@ def stop_at(number):
 
 def weights(trained):
     """All weights of the network and of its baseline."""
-    return {**trained.network.state_dict(), **{f"baseline {name}": w for name, w in trained.baseline.items()}}
+    return {**trained.network.state_dict(), **{f"baseline {name}": w for name, w in trained.plain_trunk.items()}}
 
 
 def equal(first, second):
@@ -123,9 +123,9 @@ def test_the_trunk_of_another_run_serves_other_branches(straight, tmp_path):
     )
     trained = train(other, TRAINING, HELD_OUT, tmp_path, trunk_from=straight[1])
     trunk = torch.load(straight[1] / "trunk.pt")["network"]
-    shapes = [tuple(tensor.shape) for tensor in trained.baseline.values()]
+    shapes = [tuple(tensor.shape) for tensor in trained.plain_trunk.values()]
     assert shapes == [tuple(tensor.shape) for tensor in trunk.values()]
-    for ours, theirs in zip(trained.baseline.values(), trunk.values(), strict=True):
+    for ours, theirs in zip(trained.plain_trunk.values(), trunk.values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     assert {r["phase"] for r in read_log(tmp_path)} == {"joint", "baseline"}
 
@@ -137,7 +137,7 @@ def test_a_run_without_a_trunk_of_its_own_hands_on_its_baseline(straight, tmp_pa
     still = dataclasses.replace(TINY, optimiser="sgd", learning_rate=1e-9)
     trained = train(still, TRAINING, HELD_OUT, twice, trunk_from=once)
     for name, tensor in torch.load(once / "baseline.pt")["network"].items():
-        torch.testing.assert_close(trained.baseline[name], tensor, rtol=0, atol=1e-6)
+        torch.testing.assert_close(trained.plain_trunk[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_a_trunk_that_is_missing_unfinished_or_different_is_refused(straight, tmp_path):
@@ -162,7 +162,7 @@ def test_a_recipe_without_a_trunk_phase_trains_all_exits_from_fresh_weights(tmp_
 def test_the_papers_baseline_is_its_trunk(straight, tmp_path):
     shutil.copy(straight[1] / "trunk.pt", tmp_path)
     trained = train(dataclasses.replace(TINY, baseline="trunk"), TRAINING, HELD_OUT, tmp_path)
-    assert equal(trained.baseline, torch.load(tmp_path / "trunk.pt")["network"])
+    assert equal(trained.plain_trunk, torch.load(tmp_path / "trunk.pt")["network"])
     assert not (tmp_path / "baseline.pt").exists()
 
 
@@ -173,7 +173,7 @@ def test_the_own_final_exit_as_baseline_takes_no_training_and_a_joint_phase_that
     trained = train(dataclasses.replace(TINY, baseline="final-exit"), TRAINING, HELD_OUT, tmp_path)
     assert trained is not None
     assert not (tmp_path / "log.jsonl").exists(), "nothing was left to train"
-    assert equal(trained.baseline, trunk_entries(trained.network.state_dict()))
+    assert equal(trained.plain_trunk, trunk_entries(trained.network.state_dict()))
     assert equal(trained.network.state_dict(), straight[0].network.state_dict())
     with pytest.raises(Stopped):
         train(TINY, TRAINING, HELD_OUT, tmp_path, stop_at(1))  # where the plain network is wanted after all
@@ -187,7 +187,7 @@ def test_branches_on_a_frozen_trunk_leave_the_plain_network_as_it_is(straight, t
     shutil.copy(straight[1] / "trunk.pt", tmp_path)
     recipe = dataclasses.replace(FROZEN, distillation=distillation)
     trained = train(recipe, TRAINING, HELD_OUT, tmp_path)
-    assert equal(trunk_entries(trained.network.state_dict()), trained.baseline)
+    assert equal(trunk_entries(trained.network.state_dict()), trained.plain_trunk)
     epochs = [(record["phase"], record["epochs"]) for record in read_log(tmp_path)]
     assert epochs == [("baseline", 2)] * 2 + [("joint", 3)] * 3
     fresh = build(recipe.architecture, trained.network.normalisation).state_dict()
@@ -307,12 +307,12 @@ def head(classes):
 
 
 def test_batch_normalisation_survives_a_stop(tmp_path, monkeypatch):
-    monkeypatch.setattr(joint, "build", normalised_network)
+    monkeypatch.setattr(trainer, "build", normalised_network)
     whole = train(TINY, TRAINING, HELD_OUT, tmp_path / "whole")
     for _ in range(5):
         with pytest.raises(Stopped):
             train(TINY, TRAINING, HELD_OUT, tmp_path / "stopped", stop_at(4))
     assert equal(weights(train(TINY, TRAINING, HELD_OUT, tmp_path / "stopped")), weights(whole))
-    assert any(name.endswith("running_var") for name in whole.baseline)
-    trunk, joined = whole.baseline, whole.network.state_dict()
+    assert any(name.endswith("running_var") for name in whole.plain_trunk)
+    trunk, joined = whole.plain_trunk, whole.network.state_dict()
     assert not torch.equal(trunk["stages.0.trunk.1.running_mean"], joined["stages.0.trunk.1.running_mean"])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchynet.decisions.timing import CodecCost, Link, ServingProfile, StageTimes
 from branchynet.errors import InvalidInput
+from branchynet.placement.serving_profile import CodecCost, Link, ServingProfile, StageTimes
 
 TIMES = StageTimes((1, 2, 4), ((1.0, 1.5, 2.0), (3.0, 4.0, 8.0)))
 PROFILE = ServingProfile(TIMES, TIMES, (0, 1), 1, 0.5, 1.5, (784, 4_704), 100, 60)
@@ -115,11 +115,11 @@ def test_the_costs_of_a_coded_offload_are_told_apart():
 
 
 def test_what_stays_at_the_edge_costs_nothing_but_its_stages():
-    for costs in (CODED.costs_by_exit(2, "fp32", SLOW), CODED.costs_by_exit(0, "raw", SLOW, local_only=True)):
+    for costs in (CODED.costs_by_exit(2, "fp32", SLOW), CODED.costs_by_exit(0, "raw", SLOW, edge_only=True)):
         assert costs.busy_ms.tolist() == pytest.approx([1.5, 4.5])
         assert not any(values.any() for values in (costs.waiting_ms, costs.cloud_ms, costs.uplink_bytes))
     # An edge that holds one stage runs that one only, also for whom its exit would not keep.
-    assert PROFILE.costs_by_exit(1, "fp32", SLOW, local_only=True).busy_ms.tolist() == [1.5, 1.5]
+    assert PROFILE.costs_by_exit(1, "fp32", SLOW, edge_only=True).busy_ms.tolist() == [1.5, 1.5]
 
 
 @pytest.mark.parametrize("queue_ms", [-1.0, math.inf, math.nan])

@@ -2,22 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
 from network_examples import LENET, exit_logits, mixing_rule, pictures, random_network
 
-from branchynet import artifact
-from branchynet.decisions.exits import ExitRule
-from branchynet.engine import Engine
-from branchynet.export import trunk_runner
-from branchynet.models import zoo
-from branchynet.network import BranchyNet
-from branchynet.training import timings
-from branchynet.training.timings import (
+from branchynet.artifact.artifact import Artifact
+from branchynet.evaluation import timings
+from branchynet.evaluation.timings import (
     Timings,
     early_exit_contenders,
     forced_exit_contenders,
     run_plain,
     time_in_turn,
 )
+from branchynet.exits.rules import ExitRule
+from branchynet.network.onnx_export import on_engine
+from branchynet.network.runner import Engine
+from branchynet.network.stages import BranchyNet
 
 
 def constant(ms, passes=3):
@@ -94,8 +94,8 @@ def test_everyone_runs_once_on_every_image_and_the_first_turn_goes_round(monkeyp
 
 def test_timing_uses_one_thread_and_gives_the_others_back(monkeypatch):
     set_to = []
-    monkeypatch.setattr(timings.torch, "get_num_threads", lambda: 5)
-    monkeypatch.setattr(timings.torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
 
     def interrupt(_):
         raise KeyboardInterrupt
@@ -108,12 +108,12 @@ def test_timing_uses_one_thread_and_gives_the_others_back(monkeypatch):
 @pytest.mark.parametrize("engine", Engine)
 def test_a_plain_network_answers_as_the_trunk(engine):
     network, images = random_network(), pictures(LENET, 3)
-    logits = run_plain(trunk_runner(network, engine), images)
+    logits = run_plain(on_engine(network.plain(), engine), images)
     np.testing.assert_allclose(logits, exit_logits(network, images)[-1], rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_layers_that_an_image_needs_are_run():
-    _, network = artifact.load(zoo.find("lenet-fashion"))  # one of its own: it gets hooks
+    network = Artifact.open("lenet-fashion").network()  # one of its own: it gets hooks
     images = pictures(LENET, 4)
     rule = mixing_rule(network, images)
     contenders = early_exit_contenders("early", network, rule, list(images[:, None]))

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from branchynet.errors import InvalidInput
-from branchynet.models import Architecture, build, resnet
+from branchynet.models.architectures import Architecture, build, resnet
 from branchynet.models.layers import initialise
-from branchynet.network import BranchyNet, Normalisation
-from branchynet.training.trunks import trunk_entries, with_trunk
+from branchynet.network.normalisation import Normalisation
+from branchynet.network.stages import BranchyNet
+from branchynet.training.trunk_transfer import trunk_entries, with_trunk
 
 GREY = Normalisation((0.5,) * 3, (0.25,) * 3)
 FOLDER = Path("runs/other")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from branchynet.errors import ArtifactMismatch, InvalidInput, TooLarge, UnknownModel
-from branchynet.validation import check_batch, check_hash, check_model
+from branchynet.serving.validation import check_batch, check_hash, check_model
 
 FLOAT, BYTE = np.dtype(np.float32), np.dtype(np.uint8)
 

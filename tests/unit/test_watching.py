@@ -5,10 +5,10 @@ import torch
 from network_examples import seeded
 from test_outcomes import random_table
 
-from branchynet.decisions.drift import Reference
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.engine import Progress
-from edge_node.watching import Watcher
+from branchynet.exits.drift import Reference
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.network.runner import Progress
+from edge_node.drift_watcher import Watcher
 
 TABLE = random_table(3, 600, seed=1)
 MEDIANS = np.median(TABLE.scores(Criterion.MAX_PROBABILITY), axis=1)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from branchynet.worker import Worker
+from branchynet.serving.worker import Worker
 
 
 @pytest.fixture

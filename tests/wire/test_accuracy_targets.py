@@ -12,17 +12,15 @@ from triton_calls import aio_client, infer, refused
 from tritonclient.utils import InferenceServerException
 
 from branchynet import Client
-from branchynet.decisions.exits import ExitRule
-from branchynet.decisions.operating import point_for
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset
 from branchynet.errors import InvalidInput
-from branchynet.manifest import read_manifest
-from branchynet.models import zoo
-from branchynet.prediction import Policy
-from branchynet.reference import points_of
-from branchynet.training.datasets import Dataset
+from branchynet.exits.operating_points import point_for
+from branchynet.exits.rules import ExitRule
+from branchynet.serving.prediction import Policy
 
-MANIFEST = read_manifest(zoo.find(SHIPPED))
-POINTS = points_of(MANIFEST)
+ARTIFACT = Artifact.open(SHIPPED)
+MANIFEST, POINTS = ARTIFACT.manifest, ARTIFACT.operating_points
 TARGETS = (0.0, 0.895, 0.9, POINTS[-1].accuracy)
 BATCH = 200
 

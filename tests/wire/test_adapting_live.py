@@ -11,20 +11,19 @@ import pytest
 from running_nodes import SHIPPED, in_process, serving_cloud
 from running_programs import program
 
-from branchynet import artifact
-from branchynet.client import AsyncClient
-from branchynet.decisions.adaptation import Adaptation
-from branchynet.decisions.candidates import Candidates
-from branchynet.decisions.outcomes import OutcomeTable
-from branchynet.decisions.plans import Plan
-from branchynet.decisions.timing import Link, ServingProfile, StageTimes
-from branchynet.models import zoo
-from branchynet.plan_file import PlanFile, write_plan_file
-from branchynet.prediction import Place, Prediction
-from branchynet.telemetry import Event
-from branchynet.training.datasets import Dataset
-from simulations.link_control import ask_link, serve_control
-from simulations.link_proxy import LinkProxy, LinkSettings
+from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.plan_file import PlanFile, write_plan_file
+from branchynet.client.client import AsyncClient
+from branchynet.data.datasets import Dataset
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.placement.candidates import Candidates
+from branchynet.placement.plan import Plan
+from branchynet.placement.replanner import Adaptation
+from branchynet.placement.serving_profile import Link, ServingProfile, StageTimes
+from branchynet.serving.logging import Event
+from branchynet.serving.prediction import Place, Prediction
+from simulations.link.control import ask_link, serve_control
+from simulations.link.proxy import LinkProxy, LinkSettings
 
 WITHIN_S = 30.0
 FAST_MBPS, SLOW_MBPS = 50.0, 0.01
@@ -32,10 +31,10 @@ FAST_MBPS, SLOW_MBPS = 50.0, 0.01
 
 @pytest.mark.alone
 async def test_the_plan_follows_the_link_and_every_answer_is_that_of_a_plan(tmp_path: Path, sample: Dataset) -> None:
-    manifest = artifact.read_manifest(zoo.find(SHIPPED))
+    manifest = Artifact.open(SHIPPED).manifest
     own = manifest.rule
     # Rules that differ, so that an answer tells by which plan it came about.
-    alone, sent = Plan(2, own.with_thresholds((1.2,)), local_only=True), Plan(0, own.with_thresholds((0.2,)))
+    alone, sent = Plan(2, own.with_thresholds((1.2,)), edge_only=True), Plan(0, own.with_thresholds((0.2,)))
     slow = StageTimes((1,), ((20.0,), (20.0,)))
     profile = ServingProfile(slow, slow.slower(0.01), (0, 1), 2, 1.0, 1.0, (837, 4_534), 60, 130)
     table = OutcomeTable(np.zeros((2, 1, 10), np.float32), np.zeros(1, np.int64), np.ones(2))

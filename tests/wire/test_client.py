@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 from unittest import mock
@@ -32,24 +33,31 @@ from running_nodes import (
     serving_edge,
     serving_split,
 )
+from running_programs import program
 
 import branchynet
-from branchynet.client import AsyncClient, Client
-from branchynet.decisions.exits import Criterion, ExitRule, softmax
+from branchynet.artifact.artifact import Artifact
+from branchynet.client import connection
+from branchynet.client.client import AsyncClient, Client
+from branchynet.client.cloud import AsyncCloudClient
+from branchynet.client.open_inference import OpenInferenceClient
+from branchynet.client.retrying import RequestOutcome, RetryingClient
+from branchynet.data.datasets import Dataset
+from branchynet.data.image_files import read_image
+from branchynet.data.preprocessing import Interpolation, Preprocessing, Resize
 from branchynet.errors import (
     BranchyNetError,
     Cancelled,
     DeadlineExceeded,
     InvalidInput,
-    TooLarge,
     Unavailable,
     UnknownModel,
 )
-from branchynet.prediction import Place, Policy, Prediction, ServedModel
+from branchynet.exits.rules import Criterion, ExitRule, softmax
 from branchynet.rpc import messages
-from branchynet.training.datasets import Dataset
+from branchynet.serving.prediction import Place, Policy, Prediction, ServedModel
 from edge_node.node import EdgeNode
-from simulations.link_proxy import LinkProxy
+from simulations.link.proxy import LinkProxy
 
 MAX_BATCH = 8
 
@@ -146,6 +154,23 @@ async def test_one_image_gets_one_answer(split: Split, sample: Dataset, connect:
             await client.classify_one(image[None])
 
 
+@pytest.mark.parametrize("resize", Resize)
+async def test_pictures_are_resized_as_the_edge_s_artifact_says(
+    connect: Connect, tmp_path: Path, resize: Resize
+) -> None:
+    picture, file = Image.effect_noise((90, 40), 90).convert("RGB"), tmp_path / "wide.png"
+    picture.save(file)
+    folder = save_artifact(tmp_path / "colour", "b-alexnet")
+    preprocessing = Preprocessing(resize, Interpolation.BILINEAR, (200, 10, 10))
+    Artifact.open(folder).with_fields(preprocessing=preprocessing).save()
+    pixels = read_image(picture, (3, 32, 32), preprocessing)
+    async with serving_edge("", folder) as edge, connect(edge.target) as client:
+        expected = await client.classify(pixels[None], policy=Policy.EDGE_ONLY)
+        for given in (picture, file):
+            assert shown([await client.classify_one(given, policy=Policy.EDGE_ONLY)]) == shown(expected)
+        assert (await client.describe()).preprocessing == preprocessing
+
+
 async def test_colour_pictures_go_to_a_network_that_sees_colours(connect: Connect, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
     pictures = [Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))) for image in pixels]
@@ -197,30 +222,42 @@ class TestParts:
         assert [one.label for one in pictures] == labels
         assert shown(arrays) == shown(pictures)
 
-    async def test_an_array_goes_whole_until_the_limit_is_known(
-        self, small: Edge, sample: Dataset, connect: Connect
+    @pytest.mark.parametrize("ask", [AsyncClient, Threaded, AsyncCloudClient, OpenInferenceClient])
+    async def test_the_first_call_of_a_client_may_bring_any_number_of_images(
+        self, sample: Dataset, ask: Connect
     ) -> None:
-        images = sample.images[: MAX_BATCH + 1]
-        async with connect(small.target) as client:
-            with pytest.raises(TooLarge, match=r"9 samples.*at most 8"):
-                await client.classify(images)
-            assert (await client.describe()).max_batch == MAX_BATCH
-            assert len(await client.classify(images)) == MAX_BATCH + 1
+        images = sample.images[: 2 * MAX_BATCH + 3]
+        async with serving_split(max_batch=MAX_BATCH) as split:
+            target = split.cloud.target if ask is AsyncCloudClient else split.edge.target
+            async with ask(target) as first, ask(target) as second:
+                answers = await first.classify(images)
+                one_by_one = [(await second.classify(images[row : row + 1]))[0] for row in range(len(images))]
+        # In another batch the last bits of a probability differ.
+        assert [one[:3] for one in shown(answers)] == [one[:3] for one in shown(one_by_one)]
 
-    async def test_the_edge_is_described_once_and_only_for_pictures(
+    def test_a_part_fits_into_a_message(self, sample: Dataset) -> None:
+        images = sample.images[:7]
+        with mock.patch.object(
+            connection, "MAX_MESSAGE_BYTES", connection.MESSAGE_OVERHEAD_BYTES + 2 * images[0].nbytes + 1
+        ):
+            assert [len(part) for part in connection.parts(images, MAX_BATCH)] == [2, 2, 2, 1]
+        assert [len(part) for part in connection.parts(images, 3)] == [3, 3, 1]
+
+    async def test_the_edge_is_described_once_and_not_for_a_single_array(
         self, small: Edge, sample: Dataset, connect: Connect, tmp_path: Path
     ) -> None:
         paths = as_files(sample.images[:2], tmp_path)
-        with mock.patch.object(messages, "served_to_reply", wraps=messages.served_to_reply) as asked:
-            async with connect(small.target) as client:
-                await client.classify(sample.images[:2])
-                await client.classify(list(sample.images[:2]))
-                assert asked.call_count == 0
-                for _ in range(3):
-                    await client.classify(paths)
-                assert asked.call_count == 1
-                assert (await client.describe()).model == SHIPPED
-                assert asked.call_count == 2
+        for many in (paths[:1], paths, sample.images[:2], list(sample.images[:2])):
+            with mock.patch.object(messages, "served_to_reply", wraps=messages.served_to_reply) as asked:
+                async with connect(small.target) as client:
+                    await client.classify(sample.images[:1])
+                    await client.classify_one(sample.images[0])
+                    assert asked.call_count == 0
+                    for _ in range(3):
+                        await client.classify(many)
+                    assert asked.call_count == 1
+                    assert (await client.describe()).model == SHIPPED
+                    assert asked.call_count == 2
 
     async def test_the_deadline_is_for_all_parts(self, small: Edge, sample: Dataset, connect: Connect) -> None:
         original = EdgeNode.classify
@@ -250,7 +287,6 @@ class TestErrors:
             (InvalidInput, r"\(1, 28, 28\)", {"images": images[0]}),
             (InvalidInput, "2 thresholds", {"images": images, "rule": ExitRule(Criterion.ENTROPY, (1.0, 1.0))}),
             (InvalidInput, "'fast'", {"images": images, "policy": "fast"}),
-            (TooLarge, "at most 8", {"images": sample.images[:9]}),
             (UnknownModel, "'other'", {"images": images, "model": "other"}),
             *(
                 (InvalidInput, f"deadline_ms is {deadline}", {"images": images, "deadline_ms": deadline})
@@ -371,6 +407,56 @@ class TestClosing:
             with pytest.raises(asyncio.CancelledError):
                 await request
         gate.open()
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[str]:
+    """The target of an edge in another process, for callers without an event loop of their own."""
+    with program("edge_node", "--port=0", "--cloud=") as edge:
+        yield f"127.0.0.1:{edge.ready()}"
+
+
+ASYNC_CLIENTS = [AsyncClient, OpenInferenceClient, lambda target: RetryingClient([target])]
+each_async_client = pytest.mark.parametrize("make", ASYNC_CLIENTS, ids=["own", "open inference", "retrying"])
+
+
+class TestEventLoops:
+    """An `AsyncClient` may be made anywhere; it is used in one event loop."""
+
+    @each_async_client
+    def test_it_may_be_made_outside_of_a_loop(self, outside: str, sample: Dataset, make: Connect) -> None:
+        client = make(outside)
+
+        async def use() -> int:
+            async with client:
+                answers = await client.classify(sample.images[:2], policy=Policy.EDGE_ONLY)
+            return len(answers.predictions if isinstance(answers, RequestOutcome) else answers)
+
+        assert asyncio.run(use()) == 2
+
+    @each_async_client
+    def test_in_a_second_loop_it_says_what_to_do(self, outside: str, sample: Dataset, make: Connect) -> None:
+        client = make(outside)
+        use = partial(client.classify, sample.images[:1], policy=Policy.EDGE_ONLY)
+        asyncio.run(use())
+        with pytest.raises(InvalidInput, match=rf"client of {outside} belongs to another event loop.*make one in each"):
+            asyncio.run(use())
+        asyncio.run(client.close())  # whose loop has ended can be closed anywhere
+
+    async def test_it_is_not_closed_in_another_loop_while_its_own_runs(self, small: Edge, sample: Dataset) -> None:
+        async with AsyncClient(small.target) as client:
+            await client.classify(sample.images[:1])
+            with pytest.raises(InvalidInput, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, client.close())
+            assert len(await client.classify(sample.images[:1])) == 1
+
+    @pytest.mark.parametrize(
+        "make", [Client, AsyncClient, AsyncCloudClient, OpenInferenceClient, lambda one: RetryingClient([one])]
+    )
+    @pytest.mark.parametrize("target", ["http://127.0.0.1:8001", "127.0.0.1", "::1:8001", "127.0.0.1:99999", ""])
+    def test_a_target_that_is_no_address_is_refused_when_it_is_made(self, make: Connect, target: str) -> None:
+        with pytest.raises(InvalidInput, match=r"is no address: .*127\.0\.0\.1:8001"):
+            make(target)
 
 
 def test_both_clients_are_public() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from running_nodes import SHIPPED, in_process, serving_cloud, serving_edge
 
-from branchynet import artifact
-from branchynet.decisions.exits import ExitRule
-from branchynet.models import zoo
-from branchynet.prediction import Place, Policy
-from branchynet.training.datasets import Dataset
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset
+from branchynet.exits.rules import ExitRule
+from branchynet.serving.prediction import Place, Policy
 
 NEVER = ExitRule.never(2)
 
@@ -19,7 +18,7 @@ async def test_an_edge_with_a_codec_sends_less_and_its_answers_are_those_of_the_
     sample: Dataset, name: str
 ) -> None:
     images = sample.images[:32]
-    codec = artifact.load(zoo.find(SHIPPED), 0, 1)[0].codec(name, 1)
+    codec = Artifact.open(SHIPPED).codec(name, 1)
     features = in_process(images, stages=1, rule=NEVER).features
     payload = codec.encode(features)
     async with serving_cloud() as cloud, serving_edge(cloud.target, codec=name) as edge:

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from running_nodes import Gate, computing, eventually, in_process, save_artifact, serving_cloud, serving_edge, streaming
 
-from branchynet import artifact
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset
 from branchynet.errors import ArtifactMismatch, BranchyNetError, InvalidInput, TooLarge, Unavailable
-from branchynet.models import zoo
-from branchynet.probe import NodeProfile
 from branchynet.rpc.control import ask_profile, profile_from_reply, profile_to_reply
-from branchynet.training.datasets import Dataset
-from orchestrator.probing import Effort, Pair, probe
+from branchynet.serving.stage_timer import NodeProfile
+from orchestrator.profiling.live_profile import Effort, Pair, probe
 from protos import split_inference_pb2 as pb
 
 CODECS = ("webp", "uint8+zstd", "uint4-calibrated+zstd")
@@ -131,7 +130,7 @@ async def test_requests_are_answered_as_ever_while_both_nodes_make_their_profile
 
 async def test_a_node_that_was_not_told_to_offers_no_profile(sample: Dataset) -> None:
     async with serving_cloud() as cloud:
-        with pytest.raises(Unavailable, match=f"{cloud.target} offers no profile; start it with --control"):
+        with pytest.raises(Unavailable, match=f"{cloud.target} takes no orders; start it with --control"):
             await ask_profile(cloud.target, sample.images[:4], (1,), 1)
 
 
@@ -140,10 +139,10 @@ async def test_nodes_of_another_artifact_or_without_all_stages_make_no_pair(
 ) -> None:
     edge, cloud = pair
     effort, images = Effort((1,), 1, 1), sample.images[:4]
-    other = artifact.read_manifest(save_artifact(tmp_path / "other"))
+    other = Artifact.open(save_artifact(tmp_path / "other")).manifest
     with pytest.raises(ArtifactMismatch, match=f"{edge.target} serves lenet-fashion .* --artifact is fresh"):
         await probe(Pair(edge.target, cloud.target), other, images, effort)
-    own = artifact.read_manifest(zoo.find("lenet-fashion"))
+    own = Artifact.open("lenet-fashion").manifest
     with pytest.raises(InvalidInput, match=r"the cloud at .* \(0, 1\) of 2"):
         await probe(Pair(edge.target, edge.target), own, images, effort)
 

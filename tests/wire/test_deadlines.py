@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from running_nodes import Gate, computing, eventually, serving_cloud, serving_edge, serving_fake_cloud, serving_split
 
+from branchynet.data.datasets import Dataset
 from branchynet.errors import DeadlineExceeded
-from branchynet.prediction import Place, Policy
 from branchynet.rpc.channel import open_channel
-from branchynet.training.datasets import Dataset
+from branchynet.serving.prediction import Place, Policy
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 

@@ -27,12 +27,12 @@ from running_nodes import (
     streaming,
 )
 
-from branchynet.decisions.exits import Criterion, ExitRule, softmax
-from branchynet.prediction import Place, Policy, Prediction
+from branchynet.data.datasets import Dataset
+from branchynet.exits.rules import Criterion, ExitRule, softmax
 from branchynet.rpc import messages
-from branchynet.training.datasets import Dataset
+from branchynet.serving.prediction import Place, Policy, Prediction
 from protos import split_inference_pb2 as pb
-from simulations.link_proxy import LinkProxy, LinkSettings
+from simulations.link.proxy import LinkProxy, LinkSettings
 
 OFFLOADING = (Policy.SPLIT, Policy.CLOUD_ONLY)
 BATCH = 64
@@ -69,6 +69,7 @@ async def test_a_cloud_that_was_never_started(sample: Dataset, policy: Policy) -
             for _ in range(3):
                 predictions = await edge.client.classify(sample.images[:BATCH], policy=policy)
                 assert_fell_back(predictions, sample, policy, "UNAVAILABLE")
+                assert {answer.uplink_bytes for answer in predictions} == {0}, "there was nothing to write them to"
 
 
 @pytest.mark.parametrize("policy", OFFLOADING)

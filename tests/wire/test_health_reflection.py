@@ -13,9 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from running_nodes import Gate, Split, computing, eventually, in_process, serving_cloud, serving_edge
 
-from branchynet.prediction import Policy
-from branchynet.rpc.channel import open_channel
-from branchynet.training.datasets import Dataset
+from branchynet.data.datasets import Dataset
+from branchynet.rpc.channel import open_blocking_channel, open_channel
+from branchynet.serving.prediction import Policy
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 HEALTH, REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
@@ -68,7 +68,7 @@ async def test_reflection_lists_the_services_and_their_descriptors(split: Split,
     service = f"branchynet.v1.{node.capitalize()}"
 
     def ask() -> tuple[list[str], list[str]]:
-        with grpc.insecure_channel(target) as channel:
+        with open_blocking_channel(target, 2**24) as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
             pool = DescriptorPool(database)
             methods = pool.FindServiceByName(service).methods
@@ -83,7 +83,7 @@ async def test_a_call_can_be_made_from_reflection_alone(split: Split, sample: Da
     """As grpcurl does it: no stub of ours is used."""
 
     def ask() -> Any:
-        with grpc.insecure_channel(split.edge.target) as channel:
+        with open_blocking_channel(split.edge.target, 2**24) as channel:
             pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
             method = pool.FindServiceByName("branchynet.v1.Edge").methods_by_name["Classify"]
             request = message_factory.GetMessageClass(method.input_type)()

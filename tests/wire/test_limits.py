@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import asyncio
 
+import grpc
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from running_nodes import CLEAR, serving_cloud, serving_edge, serving_split, streaming
 
-from branchynet.client import AsyncClient
+from branchynet.client.client import AsyncClient
+from branchynet.data.datasets import Dataset
 from branchynet.errors import TooLarge
-from branchynet.prediction import Place, Policy, Prediction
+from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
-from branchynet.training.datasets import Dataset
+from branchynet.serving.prediction import Place, Policy, Prediction
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
-from simulations.link_proxy import LinkProxy
+from simulations.link.proxy import LinkProxy
+
+
+async def in_one_request(channel: grpc.aio.Channel, images: NDArray[np.uint8], policy: Policy = Policy.SPLIT) -> int:
+    """How many answers came; raises our errors. Our clients would send several requests."""
+    request = pb.ClassifyRequest(images=messages.tensor_from_array(images), policy=messages.policy_to_message(policy))
+    try:
+        return len((await pb_grpc.EdgeStub(channel).Classify(request, timeout=20)).answers)
+    except grpc.aio.AioRpcError as refusal:
+        raise error_from_rpc(refusal) from None
 
 
 @pytest.mark.parametrize("policy", list(Policy))
 async def test_the_largest_batch_is_taken_and_one_more_is_not(sample: Dataset, policy: Policy) -> None:
-    async with serving_split(max_batch=16) as split:
-        assert len(await split.client.classify(sample.images[:16], policy=policy)) == 16
+    async with serving_split(max_batch=16) as split, open_channel(split.edge.target, 2**28) as channel:
+        assert await in_one_request(channel, sample.images[:16], policy) == 16
         with pytest.raises(TooLarge, match=r"17 samples.*at most 16"):
-            await split.client.classify(sample.images[:17], policy=policy)
+            await in_one_request(channel, sample.images[:17], policy)
 
 
 @pytest.mark.parametrize("policy", list(Policy))
@@ -45,6 +57,7 @@ async def test_a_message_over_the_limit_is_refused_with_both_sizes_and_the_rest_
         serving_edge(max_batch=16) as edge,
         LinkProxy("127.0.0.1", edge.port, CLEAR) as link,
         AsyncClient(f"127.0.0.1:{link.port}") as client,
+        open_channel(f"127.0.0.1:{link.port}", 2**28) as channel,
     ):
 
         async def good_call() -> list[Prediction]:
@@ -54,9 +67,9 @@ async def test_a_message_over_the_limit_is_refused_with_both_sizes_and_the_rest_
         async with streaming(good_call) as stream:
             for _ in range(3):
                 with pytest.raises(TooLarge, match=str(flood.nbytes // 1000)):
-                    await client.classify(flood)
+                    await in_one_request(channel, flood)
                 await stream.goes_on()
-        assert link.stats().connections == 1
+        assert link.stats().connections == 2
 
 
 async def test_a_cloud_refuses_a_message_over_its_limit() -> None:

@@ -15,9 +15,12 @@ import pytest
 from running_nodes import closed_port, eventually
 
 from branchynet.errors import InvalidInput, Unavailable
-from orchestrator.attached import AttachedTopology
-from simulations.link_control import ask_link, parse_address, serve_control
-from simulations.link_proxy import LinkProxy, LinkSettings
+from branchynet.serving.address import Address
+from orchestrator.nodes.attached import Attached
+from orchestrator.nodes.build import build
+from simulations.link.control import ask_link, serve_control
+from simulations.link.proxy import LinkProxy, LinkSettings
+from simulations.model.scenario import Scenario
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = LinkSettings.symmetric_delay(10, None, rtt_ms=40, jitter_ms=4)
@@ -96,6 +99,20 @@ async def test_an_uplink_that_is_none_is_refused_and_the_old_one_stays(order):
         assert link.settings == SETTINGS
 
 
+@pytest.mark.parametrize("start", ["", " 1.5"])
+async def test_a_recording_is_read_as_the_order_says(tmp_path: Path, start: str):
+    recording = tmp_path / "my drive.csv"
+    recording.write_text("t;up;down\n0;1;1\n2000;3000;9000\n")
+    async with controlled() as (link, control):
+        await ask_link(control, f"uplink {recording}{start} column=up unit=kbit/s  time_unit=ms")
+        course = link.settings.up.course
+        assert (course.capacity.period_s, course.capacity.mean_mbps) == (2, 3)
+        assert link.now_s() - course.zero_s == pytest.approx(float(start or 0), abs=0.5)
+        for words, reason in (("unit=knots", "is 'knots'"), ("", "can be|called a rate"), ("column=x", "called 'x'")):
+            with pytest.raises(InvalidInput, match=reason):
+                await ask_link(control, f"uplink {recording} {words}")
+
+
 async def test_a_recording_holds_its_rate(tmp_path: Path):
     (tmp_path / "link.txt").write_text("0 0\n0.5 0\n100 4\n")
     async with echo() as target, controlled(target) as (link, control):
@@ -123,8 +140,8 @@ async def test_what_is_no_order_is_refused_by_name():
 
 async def test_one_caller_may_give_many_orders_beside_another():
     async with controlled() as (_, control):
-        host, port = parse_address(control)
-        reader, writer = await asyncio.open_connection(host, port)
+        address = Address.parse(control)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
         with contextlib.closing(writer):
             for command in ("stall", "restore", "stats"):
                 assert (await ask_link(control, "stats"))["ok"]
@@ -135,8 +152,8 @@ async def test_one_caller_may_give_many_orders_beside_another():
 @pytest.mark.parametrize("rubbish", [b"x" * 100_000, b"\xff\xfe\n", b"\n", b"half a line"])
 async def test_rubbish_harms_only_its_sender(rubbish):
     async with controlled() as (_, control):
-        host, port = parse_address(control)
-        reader, writer = await asyncio.open_connection(host, port)
+        address = Address.parse(control)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
         with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             writer.write(rubbish)
             writer.write_eof()
@@ -158,30 +175,28 @@ async def test_a_silent_link_is_given_up():
             await ask_link(f"127.0.0.1:{port}", "stats", timeout_s=0.1)
 
 
-@pytest.mark.parametrize("address", ["8012", "host:", ":1", "host:70000", "host:-1", "host:x"])
-def test_an_address_that_is_none_is_refused_with_its_text(address):
-    with pytest.raises(InvalidInput, match=address):
-        parse_address(address)
-
-
-def test_an_ipv6_address_stands_in_brackets():
-    assert parse_address("[::1]:8012") == ("::1", 8012)
+async def test_an_address_that_is_none_is_refused_before_anybody_is_asked():
+    with pytest.raises(InvalidInput, match="'host:70000' is no address"):
+        await ask_link("host:70000", "stats")
 
 
 async def test_attached_links_are_described_and_summed_up():
     async with echo() as target, controlled(target) as (first, one), controlled(target) as (second, two):
-        attached = AttachedTopology(["nobody:1"], [one, two])
         await exchange(first.port, b"12345\n")
         await exchange(second.port, b"123\n")
-        assert await attached.uplink_bytes() == 10
-        await attached.reset_links()
-        assert await attached.uplink_bytes() == 0
+        async with build(Scenario(), Attached(["nobody:1"], [one, two])) as fleet:
+            assert await fleet.uplink_bytes() == 10
+            await fleet.reset_links()
+            assert await fleet.uplink_bytes() == 0
 
 
-@pytest.mark.parametrize(("edges", "links"), [([], ["127.0.0.1:1"]), (["127.0.0.1:1"], [])])
-def test_to_attach_takes_an_edge_and_a_link(edges, links):
-    with pytest.raises(InvalidInput):
-        AttachedTopology(edges, links)
+async def test_to_attach_takes_as_many_edges_as_there_are_and_a_link_to_ask():
+    with pytest.raises(InvalidInput, match="0 edges are attached to, the scenario has 1"):
+        async with build(Scenario(), Attached([], ["127.0.0.1:1"])):
+            pass
+    async with build(Scenario(), Attached(["127.0.0.1:1"])) as fleet:
+        with pytest.raises(InvalidInput, match="link-0 was not attached to"):
+            await fleet.ask_link(0, "stats")
 
 
 async def run_module(module: str, *arguments: str) -> asyncio.subprocess.Process:
@@ -193,13 +208,13 @@ async def run_module(module: str, *arguments: str) -> asyncio.subprocess.Process
 
 async def test_the_programs_talk_to_each_other():
     addresses = ("--listen", "127.0.0.1:0", "--target", "127.0.0.1:1", "--control-listen", "127.0.0.1:0")
-    link = await run_module("simulations.link_proxy", *addresses, "--rtt-ms", "7")
+    link = await run_module("simulations.link.proxy", *addresses, "--rtt-ms", "7")
     assert link.stdout is not None
     try:
         ready: dict[str, Any] = json.loads(await link.stdout.readline())
         control = f"127.0.0.1:{ready['control_port']}"
         for command, code in (("settings", 0), ("explode", 2)):
-            asked = await run_module("simulations.link_control", control, command)
+            asked = await run_module("simulations.link.control", control, command)
             out, err = await asked.communicate()
             assert asked.returncode == code, err
             assert code or json.loads(out)["rtt_ms"] == 7
@@ -208,7 +223,7 @@ async def test_the_programs_talk_to_each_other():
             link.send_signal(signal.SIGTERM)
             assert await link.communicate() == (b"", b"")
         assert link.returncode == 0
-        gone = await run_module("simulations.link_control", control, "stats")
+        gone = await run_module("simulations.link.control", control, "stats")
         _, err = await gone.communicate()
         assert (gone.returncode, err.count(b"\n")) == (1, 1)
     finally:
@@ -219,7 +234,7 @@ async def test_the_programs_talk_to_each_other():
 async def test_a_control_port_that_is_taken_is_said_in_a_line():
     async with echo() as taken:
         addresses = ("--listen", "127.0.0.1:0", "--target", "127.0.0.1:1", "--control-listen", f"127.0.0.1:{taken}")
-        link = await run_module("simulations.link_proxy", *addresses)
+        link = await run_module("simulations.link.proxy", *addresses)
         out, err = await link.communicate()
     assert (link.returncode, out) == (1, b"")
     assert str(taken).encode() in err.splitlines()[-1]
@@ -228,8 +243,8 @@ async def test_a_control_port_that_is_taken_is_said_in_a_line():
 
 async def test_idle_callers_do_not_keep_a_link_alive():
     async with controlled() as (_, control):
-        host, port = parse_address(control)
-        reader, writer = await asyncio.open_connection(host, port)
+        address = Address.parse(control)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
 
         async def ended() -> bool:
             return reader.at_eof()

@@ -18,9 +18,9 @@ import pytest
 from socket_peers import calling, count, echo, hang_up, pings_ms, reset, serving, until, upload_s
 
 from branchynet.errors import InvalidInput
-from simulations.capacity import PiecewiseRate
-from simulations.link_proxy import Direction, LinkProxy, LinkSettings
-from simulations.links import Course
+from simulations.link.capacity import PiecewiseRate
+from simulations.link.proxy import Direction, LinkProxy, LinkSettings
+from simulations.link.shaping import Course
 
 CLEAR = LinkSettings(Direction(None), Direction(None))
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Link:
-    """A running `python -m simulations.link_proxy --control`."""
+    """A running `python -m simulations.link.proxy --control`."""
 
     def __init__(self, target: int, *options: str) -> None:
         self.process = subprocess.Popen(
@@ -57,7 +57,7 @@ class Link:
 
 def command(target: int, *options: str) -> list[str]:
     addresses = ["--listen", "127.0.0.1:0", "--target", f"127.0.0.1:{target}"]
-    return [sys.executable, "-m", "simulations.link_proxy", *addresses, *options]
+    return [sys.executable, "-m", "simulations.link.proxy", *addresses, *options]
 
 
 @contextlib.contextmanager
@@ -228,7 +228,7 @@ def test_an_unreachable_target_is_a_warning_in_one_line() -> None:
         ask(0, 1)
     _, complaints = link.process.communicate(timeout=5)
     assert link.process.returncode == 0
-    assert complaints.startswith(f"WARNING simulations.link_proxy: target 127.0.0.1:{nobody} is not reachable")
+    assert complaints.startswith(f"WARNING simulations.link.proxy: target 127.0.0.1:{nobody} is not reachable")
     assert complaints.count("\n") == 1
 
 
@@ -236,14 +236,18 @@ def test_an_unreachable_target_is_a_warning_in_one_line() -> None:
     ("options", "code", "message"),
     [
         (["--rtt-ms", "-1"], 2, "rtt_ms is -1.0"),
-        (["--listen", "9001"], 2, "'9001' is not HOST:PORT"),
+        (["--listen", "9001"], 2, "'9001' is no address: it has no port"),
+        (["--listen", "http://127.0.0.1:9001"], 2, "it begins with http://"),
+        (["--target", "127.0.0.1:0"], 2, "its port is '0', it must be 1 to 65535"),
+        (["--control-listen", "::1:9001"], 2, "an IPv6 host stands in brackets"),
         (["--control"], 2, "--control needs a pipe or a terminal as stdin"),
-        (["--listen", "127.0.0.1:{taken}"], 1, "Address already in use"),
+        (["--listen", "127.0.0.1:{taken}"], 1, "cannot listen on 127.0.0.1:{taken}: the port is taken by"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(options: list[str], code: int, message: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        options = [option.format(taken=taken.getsockname()[1]) for option in options]
+        port = taken.getsockname()[1]
+        options = [option.format(taken=port) for option in options]
         done = subprocess.run(
             command(1, *options),
             cwd=ROOT,
@@ -254,5 +258,5 @@ def test_what_cannot_be_is_said_in_a_line(options: list[str], code: int, message
             check=False,
         )
     assert done.returncode == code
-    assert message in done.stderr.splitlines()[-1]
+    assert message.format(taken=port) in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -9,19 +9,18 @@ import pytest
 import structlog
 from running_nodes import serving
 
-from branchynet import artifact
-from branchynet.client import AsyncClient
-from branchynet.decisions.drift import Reference
-from branchynet.decisions.exits import Criterion, ExitRule
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.client.client import AsyncClient
+from branchynet.data.corruptions import Corruption, corrupt
 from branchynet.errors import InvalidInput
-from branchynet.models import cost, zoo
-from branchynet.prediction import Place, Policy
-from branchynet.reference import record_calibration
-from branchynet.telemetry import Event
-from branchynet.training.corruptions import Corruption, corrupt
-from branchynet.training.evaluation import measure_outcomes
+from branchynet.evaluation.evaluation import measure_outcomes
+from branchynet.exits.drift import Reference
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.serving.logging import Event
+from branchynet.serving.prediction import Place, Policy
+from edge_node.build import open_edge
 from edge_node.service import EdgeService
-from edge_node.serving import open_edge
 from edge_node.settings import EdgeSettings
 
 BATCH = 10
@@ -32,9 +31,10 @@ def recorded(tmp_path_factory, sample) -> Path:
     """The shipped artifact with the scores of every other sample image as those of its calibration."""
     folder = tmp_path_factory.mktemp("recorded") / "lenet-fashion"
     shutil.copytree(zoo.find("lenet-fashion"), folder)
-    manifest, network = artifact.load(folder)
-    table = measure_outcomes(network, cost(manifest.architecture), sample.take(np.arange(0, len(sample), 2)))
-    record_calibration(folder, Reference.of(table, manifest.rule))
+    artifact = Artifact.open(folder)
+    manifest, network = artifact.manifest, artifact.network()
+    table = measure_outcomes(network, manifest.cost, sample.take(np.arange(0, len(sample), 2)))
+    artifact.with_calibration(Reference.of(table, manifest.rule)).save()
     return folder
 
 
@@ -117,8 +117,8 @@ async def test_requests_with_a_rule_of_their_own_and_those_for_the_cloud_are_not
 async def test_a_share_cannot_be_kept_without_the_scores_of_calibration(tmp_path):
     folder = tmp_path / "bare"
     shutil.copytree(zoo.find("lenet-fashion"), folder)
-    manifest = artifact.read_manifest(folder)
-    artifact.write_manifest(folder, manifest.with_rule(manifest.rule, {}))
+    manifest = Artifact.open(folder).manifest
+    Artifact.open(folder).with_rule(manifest.rule, {}).save()
     with pytest.raises(InvalidInput, match=r"keep_exit_share is 0\.8, but lenet-fashion"):
         async with watching(folder, keep_exit_share=0.8):
             pass

@@ -24,12 +24,13 @@ from triton_calls import (
 )
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from branchynet import artifact
-from branchynet.decisions.exits import Criterion, ExitRule, entropy, softmax
-from branchynet.models import cut_shapes, zoo
-from branchynet.prediction import Policy
+from branchynet.artifact import zoo
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset
+from branchynet.exits.rules import Criterion, ExitRule, entropy, softmax
+from branchynet.models.architectures import cut_shapes
 from branchynet.rpc.channel import open_channel
-from branchynet.training.datasets import Dataset
+from branchynet.serving.prediction import Policy
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 256])
@@ -220,7 +221,7 @@ async def test_the_described_name_answers_like_the_wire_name(split: Split, sampl
 
 
 def pictures(name: str, sample: Dataset) -> np.ndarray[Any, Any]:
-    shape = artifact.read_manifest(zoo.find(name)).architecture.input_shape
+    shape = Artifact.open(name).manifest.architecture.input_shape
     if shape == sample.images.shape[1:]:
         return sample.images[:96]
     return np.random.default_rng(5).integers(0, 256, (96, *shape), dtype=np.uint8)
@@ -231,7 +232,8 @@ async def test_features_of_a_real_edge_half_give_the_answers_of_the_whole_networ
     """At every legal cut: those whom the edge half leaves undecided are answered as if nobody had cut."""
     folder: Path = zoo.find(name)
     images = pictures(name, sample)
-    manifest, whole = artifact.load(folder)
+    artifact = Artifact.open(folder)
+    manifest, whole = artifact.manifest, artifact.network()
     first = whole.resume(images.copy(), 0, 1, ExitRule.never(whole.exits))
     rule = ExitRule(Criterion.ENTROPY, (float(np.median(entropy(first.logits))),) * (whole.exits - 1))
     expected = whole.resume(images.copy(), 0, whole.last, rule)
@@ -239,7 +241,7 @@ async def test_features_of_a_real_edge_half_give_the_answers_of_the_whole_networ
     async with serving_cloud(folder) as cloud, aio_client(cloud.target) as client:
         cuts = range(1, len(cut_shapes(manifest.architecture)))
         for cut in cuts:
-            _, half = artifact.load(folder, 0, cut)
+            half = Artifact.open(folder).network(0, cut)
             progress = half.resume(images.copy(), 0, cut, rule)
             left = progress.remaining
             assert 0 < len(left) < len(images)

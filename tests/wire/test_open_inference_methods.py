@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -18,8 +17,8 @@ from running_nodes import SHIPPED, Gate, Split, computing, eventually, serving_c
 from triton_calls import VERSION, aio_client, infer, refused, sync_client, where
 from tritonclient.utils import InferenceServerException
 
-from branchynet.rpc.channel import open_channel
-from branchynet.training.datasets import Dataset
+from branchynet.data.datasets import Dataset
+from branchynet.rpc.channel import open_blocking_channel, open_channel
 
 NODES = ("edge", "cloud")
 OUTPUTS = [
@@ -102,8 +101,10 @@ async def test_the_configuration_tells_limits_stages_and_rule(split: Split, node
     assert told.pop("criterion") == served.rule.criterion
     assert tuple(float(number) for number in told.pop("thresholds").split(",")) == served.rule.thresholds
     assert tuple(json.loads(told.pop("labels"))) == served.labels
+    assert json.loads(told.pop("preprocessing")) == served.preprocessing.to_json()
     if node == "edge":
-        assert told == {"first_stage": "0", "last_stage": "1", "total_stages": "2", "cut": "1"}
+        plan = {"cut": "1", "codec": "fp32", "edge_only": "false"}
+        assert told == {"first_stage": "0", "last_stage": "1", "total_stages": "2", **plan}
     else:
         assert json.loads(told.pop("cut_shapes")) == {"0": [1, 28, 28], "1": [5, 15, 15]}
         assert told == {"first_stage": "0", "last_stage": "2", "total_stages": "2"}
@@ -153,7 +154,7 @@ async def test_health_knows_both_names_and_reflection_the_described_one(split: S
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
     def ask() -> tuple[list[str], list[str]]:
-        with grpc.insecure_channel(target(split, node)) as channel:
+        with open_blocking_channel(target(split, node), 2**24) as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
             methods = DescriptorPool(database).FindServiceByName(described).methods
             return list(database.get_services()), [method.name for method in methods]

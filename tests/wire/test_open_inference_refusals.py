@@ -18,9 +18,9 @@ from triton_calls import VERSION, aio_client, infer, refused
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from branchynet.data.datasets import Dataset
 from branchynet.rpc.channel import open_channel
-from branchynet.training.datasets import Dataset
-from simulations.link_proxy import LinkProxy
+from simulations.link.proxy import LinkProxy
 
 MAX_BATCH = 8
 Change = Callable[[Any], None]

@@ -13,8 +13,8 @@ from running_nodes import SHIPPED, Split
 from triton_calls import TIMEOUT_S, aio_client, assert_same, infer, sync_client, tensor_input, where
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from branchynet.data.datasets import Dataset
 from branchynet.rpc.channel import open_channel
-from branchynet.training.datasets import Dataset
 
 BAD = {
     2: {"parameters": {"luck": 1}},

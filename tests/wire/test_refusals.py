@@ -13,18 +13,17 @@ import pytest
 import pytest_asyncio
 from running_nodes import CLEAR, SHIPPED, serving_cloud, serving_edge, streaming
 
-from branchynet import artifact
+from branchynet.artifact.artifact import Artifact
 from branchynet.codecs import named_codec
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.errors import ArtifactMismatch, BranchyNetError, InvalidInput, TooLarge, UnknownModel
-from branchynet.models import zoo
-from branchynet.prediction import Policy, Prediction
+from branchynet.data.datasets import Dataset
+from branchynet.errors import ArtifactMismatch, BranchyNetError, InvalidInput, UnknownModel
+from branchynet.exits.rules import Criterion, ExitRule
 from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
-from branchynet.training.datasets import Dataset
+from branchynet.serving.prediction import Policy, Prediction
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
-from simulations.link_proxy import LinkProxy
+from simulations.link.proxy import LinkProxy
 
 MAX_BATCH = 8
 Change = Callable[[Any], None]
@@ -184,7 +183,7 @@ async def edge(sample: Dataset) -> AsyncIterator[Service]:
 
 @pytest_asyncio.fixture
 async def cloud() -> AsyncIterator[Service]:
-    content_hash = artifact.read_manifest(zoo.find(SHIPPED)).content_hash
+    content_hash = Artifact.open(SHIPPED).manifest.content_hash
     async with (
         serving_cloud(max_batch=MAX_BATCH) as running,
         LinkProxy("127.0.0.1", running.port, CLEAR) as link,
@@ -255,7 +254,6 @@ async def test_the_python_client_raises_our_errors(sample: Dataset) -> None:
     wrong: list[tuple[type[BranchyNetError], str, dict[str, Any]]] = [
         (InvalidInput, r"\(2, 1, 28, 27\)", {"images": images[..., 1:]}),
         (InvalidInput, "float32", {"images": images.astype(np.float32)}),
-        (TooLarge, "at most 8", {"images": sample.images[:9]}),
         (UnknownModel, "'other'", {"images": images, "model": "other"}),
         (InvalidInput, "2 thresholds", {"images": images, "rule": ExitRule(Criterion.ENTROPY, (1.0, 1.0))}),
     ]

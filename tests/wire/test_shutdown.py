@@ -12,14 +12,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_nodes import SHIPPED, Gate, computing, eventually, serving_cloud, serving_edge
 
-from branchynet import artifact
-from branchynet.client import AsyncClient
-from branchynet.decisions.deadlines import OffloadLimits
-from branchynet.models import zoo
-from branchynet.prediction import Policy
+from branchynet.artifact.artifact import Artifact
+from branchynet.client.client import AsyncClient
+from branchynet.data.datasets import Dataset
+from branchynet.placement.offload_deadline import OffloadLimits
 from branchynet.rpc.channel import open_channel
 from branchynet.rpc.server import running_server
-from branchynet.training.datasets import Dataset
+from branchynet.serving.prediction import Policy
 from edge_node.node import EdgeNode
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings
@@ -42,8 +41,9 @@ class Stoppable:
 
 @contextlib.asynccontextmanager
 async def stoppable_edge(grace_s: float) -> AsyncIterator[Stoppable]:
-    manifest, network = artifact.load(zoo.find(SHIPPED), 0, 1)
-    node = EdgeNode(manifest, network, None, OffloadLimits(1_000, 20), 256)
+    artifact = Artifact.open(SHIPPED)
+    network = artifact.network(0, 1)
+    node = EdgeNode(artifact, network, None, OffloadLimits(1_000, 20), 256)
     gate, stop = Gate(network), asyncio.Event()
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 

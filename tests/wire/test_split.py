@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from running_nodes import CLEAR, SHIPPED, Split, in_process, save_artifact, serving_cloud, serving_edge, serving_split
 
-from branchynet import artifact
-from branchynet.decisions.exits import Criterion, ExitRule, entropy, softmax
-from branchynet.engine import Progress
+from branchynet.artifact.artifact import Artifact
+from branchynet.data.datasets import Dataset
 from branchynet.errors import InvalidInput
-from branchynet.models import zoo
-from branchynet.prediction import Place, Policy, Prediction
+from branchynet.exits.rules import Criterion, ExitRule, entropy, softmax
+from branchynet.network.runner import Progress
 from branchynet.rpc import messages
 from branchynet.rpc.channel import open_channel
-from branchynet.training.datasets import Dataset
+from branchynet.rpc.message_sizes import message_bytes
+from branchynet.serving.prediction import Place, Policy, Prediction
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
-from simulations.link_proxy import LinkSettings
+from simulations.link.proxy import LinkSettings
 
 BATCHES = (1, 7, 64, 256)
 POLICIES = tuple(Policy)
@@ -116,7 +116,7 @@ async def test_uplink_bytes_add_up_to_the_message_that_was_sent(split: Split, sa
     before = split.link.stats().bytes_up
     predictions = await split.client.classify(images)
     edge_half = in_process(images, stages=1)
-    manifest = artifact.read_manifest(zoo.find(SHIPPED))
+    manifest = Artifact.open(SHIPPED).manifest
     message = pb.ResumeRequest(
         content_hash=manifest.content_hash[:16],
         cut=1,
@@ -129,6 +129,16 @@ async def test_uplink_bytes_add_up_to_the_message_that_was_sent(split: Split, sa
     # What really crossed the link is that message, and little else.
     crossed = split.link.stats().bytes_up - before
     assert told < crossed < told + 4096
+
+
+async def test_a_message_is_as_large_as_plans_reckon(split: Split, sample: Dataset) -> None:
+    artifact = Artifact.open(SHIPPED)
+    manifest, network = artifact.manifest, artifact.runner(engine=artifact.reference_engine)
+    at_edge = in_process(sample.images[:64], stages=1)
+    hard = sample.images[at_edge.remaining[:1]]
+    for policy, cut, sent in ((Policy.CLOUD_ONLY, 0, hard), (Policy.SPLIT, 1, at_edge.features[:1])):
+        (answer,) = await split.client.classify(hard, policy=policy)
+        assert answer.uplink_bytes == message_bytes(manifest, network, cut, sent)
 
 
 async def test_cloud_only_sends_raw_images_and_edge_only_sends_nothing(split: Split, sample: Dataset) -> None:
@@ -176,7 +186,7 @@ async def test_two_edges_share_one_cloud(sample: Dataset) -> None:
 
 
 async def test_describe_tells_a_client_all_it_needs(split: Split) -> None:
-    manifest = artifact.read_manifest(zoo.find(SHIPPED))
+    manifest = Artifact.open(SHIPPED).manifest
     served = await split.client.describe()
     assert (served.model, served.content_hash) == (SHIPPED, manifest.content_hash)
     assert (served.stages, served.total_stages) == ((0, 1), 2)
@@ -192,13 +202,13 @@ async def test_describe_tells_a_client_all_it_needs(split: Split) -> None:
 async def test_three_exits_and_every_cut(tmp_path: Path) -> None:
     """A network that nobody trained: whatever its stages say, the wire must not change it."""
     folder = save_artifact(tmp_path / "alexnet", "b-alexnet")
-    _, network = artifact.load(folder)
+    network = Artifact.open(folder).network()
     pixels = np.random.default_rng(0).integers(0, 256, (12, *network.input_shape), dtype=np.uint8)
     images = torch.from_numpy(pixels)
     with torch.inference_mode():
         scores = [entropy(logits.numpy()) for logits in network(network.normalisation(images))]
     rule = ExitRule(Criterion.ENTROPY, tuple(float(np.median(of_exit)) for of_exit in scores[:-1]))
-    expected = network.resume(images, 0, network.last, rule)
+    expected = network.resume(pixels, 0, network.last, rule)
     assert set(expected.exits.tolist()) == {0, 1, 2}
     for cut in range(1, network.total_stages):
         async with serving_split(CLEAR, folder, cut=cut) as split:

@@ -11,17 +11,15 @@ import torch
 from numpy.typing import NDArray
 from running_nodes import CLEAR, serving_cloud, serving_edge, serving_split
 
-from branchynet import artifact
-from branchynet.decisions.exits import Criterion, ExitRule
-from branchynet.decisions.outcomes import OutcomeTable
+from branchynet.artifact.artifact import Artifact
 from branchynet.errors import InvalidInput
-from branchynet.models import zoo
-from branchynet.network import BranchyNet
-from branchynet.prediction import Place, Policy
+from branchynet.evaluation.fit import fit_rule
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.rules import Criterion, ExitRule
+from branchynet.network.stages import BranchyNet
 from branchynet.rpc.channel import error_from_rpc, open_channel
-from branchynet.rpc.messages import rule_from_message
-from branchynet.training.scoring import fit_rule
-from edge_node.grpc_uplink import resume_request
+from branchynet.rpc.messages import resume_request, rule_from_message
+from branchynet.serving.prediction import Place, Policy
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 
@@ -32,7 +30,7 @@ PATIENT = ExitRule(Criterion.PATIENCE, (1, 1))
 @pytest.fixture(scope="module")
 def network() -> BranchyNet:
     """Three exits behind three stages."""
-    return artifact.load(zoo.find(NAME))[1]
+    return Artifact.open(NAME).network()
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +77,9 @@ async def test_an_artifacts_own_rule_reaches_its_clients_and_serves_their_reques
     network: BranchyNet, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     for number, rule in enumerate(some_rules(network, pixels)):
-        manifest, whole = artifact.load(zoo.find(NAME))
+        artifact = Artifact.open(NAME)
         folder = tmp_path / str(number)
-        artifact.save(folder, manifest.with_rule(rule, {}), whole, whole.state_dict())
+        artifact.with_rule(rule, {}).save(folder)
         async with serving_edge("", folder, cut=3) as edge:
             assert (await edge.client.describe()).rule == rule
             answers = await edge.client.classify(pixels)
@@ -104,7 +102,7 @@ async def test_an_artifacts_own_rule_reaches_its_clients_and_serves_their_reques
 async def test_a_history_that_does_not_fit_is_refused(
     network: BranchyNet, cut: int, rule: ExitRule, history: pb.History | None, words: str
 ) -> None:
-    manifest = artifact.read_manifest(zoo.find(NAME))
+    manifest = Artifact.open(NAME).manifest
     images = np.zeros((2, *network.input_shape), dtype=np.uint8)
     features = network.resume(images, 0, cut, ExitRule.never(3)).features
     request = resume_request(manifest.content_hash, cut, features, rule)

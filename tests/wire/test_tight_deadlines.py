@@ -10,10 +10,10 @@ import time
 import pytest
 from running_nodes import CLEAR, Split, eventually, serving_split
 
-from branchynet.decisions.deadlines import OLD_S
-from branchynet.prediction import Place, Policy, Prediction
-from branchynet.training.datasets import Dataset
-from simulations.link_proxy import LinkSettings
+from branchynet.data.datasets import Dataset
+from branchynet.placement.offload_deadline import OLD_S
+from branchynet.serving.prediction import Place, Policy, Prediction
+from simulations.link.proxy import LinkSettings
 
 FAR = LinkSettings.symmetric_delay(None, None, 1_500)
 THIN = LinkSettings.symmetric_delay(0.06, None, 20)  # the maps of three images take 1.8 s

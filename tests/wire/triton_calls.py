@@ -13,21 +13,27 @@ from numpy.typing import NDArray
 from running_nodes import SHIPPED
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from branchynet.prediction import Prediction
+from branchynet.serving.prediction import Prediction
 
 TIMEOUT_S = 60
+# A proxy for the web (http_proxy) does not know the nodes, and gRPC would ask it.
+CHANNEL = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+]
 VERSION = "082312fa4691"
 
 
 def aio_client(target: str) -> triton_aio.InferenceServerClient:
     """Use it with `async with`."""
-    return triton_aio.InferenceServerClient(target)
+    return triton_aio.InferenceServerClient(target, channel_args=CHANNEL)
 
 
 @contextmanager
 def sync_client(target: str) -> Iterator[triton.InferenceServerClient]:
     """Only on a thread: the nodes live in the test's loop."""
-    client = triton.InferenceServerClient(target)
+    client = triton.InferenceServerClient(target, channel_args=CHANNEL)
     try:
         yield client
     finally:

@@ -24,6 +24,7 @@ from branchynet.rpc.open_inference.values import (
     output_specs,
 )
 from branchynet.rpc.statuses import report
+from branchynet.serving.prediction import ServedModel
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as pb_grpc
 
@@ -49,10 +50,13 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._served = model.served
         self._version = model_version(model.served)
         self._outputs = output_specs(model.served)
         self._counters = Counters()
+
+    @property
+    def _served(self) -> ServedModel:
+        return self._model.served
 
     def register(self, server: grpc.aio.Server) -> str:
         """Add this service to *server* under both names; the one that reflection can describe."""
@@ -140,6 +144,7 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
         self, request_iterator: AsyncIterable[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """One batch after the other. A refused one is answered by its error, and the stream goes on."""
+        # None is begun before the last is answered: answers keep the order, and who sends too fast is slowed down.
         async for request in request_iterator:
             try:
                 response = await self._infer(request, context)

@@ -16,7 +16,14 @@ from branchynet.rpc.messages import array_from_bytes, check_shape
 from branchynet.rpc.open_inference.values import Answers, Parameter, TensorSpec
 from protos import open_inference_pb2 as pb
 
-__all__ = ["input_from_request", "outputs_from_request", "parameters_from_message", "response_from_answers"]
+__all__ = [
+    "answers_from_response",
+    "input_from_request",
+    "outputs_from_request",
+    "parameters_from_message",
+    "request_from_images",
+    "response_from_answers",
+]
 
 # Little-endian whatever the host is: the wire has one byte order.
 _DTYPES: Mapping[str, np.dtype[np.generic]] = {
@@ -121,6 +128,57 @@ def response_from_answers(answers: Answers, wanted: Sequence[TensorSpec]) -> pb.
     for name, value in answers.parameters.items():
         response.parameters[name].CopyFrom(_parameter(value))
     return response
+
+
+def request_from_images(
+    model: str, images: NDArray[np.uint8], parameters: Mapping[str, Parameter]
+) -> pb.ModelInferRequest:
+    """The request that *images*, uint8 [B, C, H, W], go through *model* (empty: whatever is served)."""
+    request = pb.ModelInferRequest(model_name=model, raw_input_contents=[np.ascontiguousarray(images).tobytes()])
+    request.inputs.add(name="image", datatype="UINT8", shape=images.shape)
+    for name, value in parameters.items():
+        request.parameters[name].CopyFrom(_parameter(value))
+    return request
+
+
+def answers_from_response(response: pb.ModelInferResponse, count: int) -> Answers:
+    """The answers in *response* to *count* images; `InvalidInput` if one is missing or the bytes do not add up.
+
+    How long they waited for the node's compute thread is not said, so *queue_ms* is 0.
+    """
+    outputs = dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=False))
+    shapes = {output.name: tuple(output.shape) for output in response.outputs}
+    missing = {"label", "probabilities", "exit", "where"} - outputs.keys()
+    if missing:
+        raise InvalidInput(f"outputs {sorted(missing)} are missing from the response; {sorted(outputs)} came")
+
+    def array(name: str, datatype: str) -> NDArray[np.generic]:
+        return array_from_bytes(outputs[name], _DTYPES[datatype], shapes[name], f"output {name!r}")
+
+    answers = Answers(
+        labels=array("label", "INT64").astype(np.int64),
+        probabilities=array("probabilities", "FP32").astype(np.float32),
+        exits=array("exit", "INT32").astype(np.int32),
+        places=np.array(_texts(outputs["where"])),
+        parameters=parameters_from_message(response.parameters),
+        queue_ms=0.0,
+    )
+    sizes = {name: len(values) for name, values in answers.outputs().items()}
+    if set(sizes.values()) != {count}:
+        raise InvalidInput(f"answers to {count} images came as {sizes}")
+    return answers
+
+
+def _texts(data: bytes) -> list[str]:
+    """The elements of a BYTES tensor; `InvalidInput` if the last one is cut off."""
+    texts, start = [], 0
+    while start < len(data):
+        end = start + LENGTH_BYTES + int.from_bytes(data[start : start + LENGTH_BYTES], "little")
+        if end > len(data):
+            raise InvalidInput(f"output 'where' ends at byte {len(data)} inside an element that ends at byte {end}")
+        texts.append(data[start + LENGTH_BYTES : end].decode(errors="replace"))
+        start = end
+    return texts
 
 
 def _raw(array: NDArray[np.generic], datatype: str) -> bytes:

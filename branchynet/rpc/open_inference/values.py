@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.decisions.exits import ExitRule
 from branchynet.errors import InvalidInput, UnknownModel
-from branchynet.prediction import ServedModel
-from branchynet.validation import check_model
+from branchynet.exits.rules import ExitRule
+from branchynet.serving.prediction import ServedModel
+from branchynet.serving.validation import check_model
 
 __all__ = [
     "INTEGER",
@@ -43,7 +43,7 @@ NUMBER: Kinds = (int, float)
 TEXT: Kinds = (str,)
 RULE_PARAMETERS: Mapping[str, Kinds] = {"threshold": (*NUMBER, *TEXT), "criterion": TEXT}
 _KIND_WORDS: Mapping[type[Parameter], str] = {int: "an integer", float: "a double", str: "a string"}
-VERSION_CHARACTERS = 12
+VERSION_CHARACTERS = 12  # of the content hash: other weights are another version, and a person may type it
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +89,22 @@ class Model(Protocol):
     """What a node offers: the one model it serves.
 
     *server*: what the node calls itself. *inputs*: a request brings one of them. *parameters*: those it takes, with
-    the types each may have. *settings*: what it tells about itself beside `model_settings`.
+    the types each may have.
     """
 
     server: str
-    served: ServedModel
     inputs: tuple[TensorSpec, ...]
     parameters: Mapping[str, Kinds]
-    settings: Mapping[str, str]
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What it reports of itself now beside `model_settings`: the plan may change."""
+        ...
+
+    @property
+    def served(self) -> ServedModel:
+        """What it serves now: the rule may change."""
+        ...
 
     async def infer(self, inference: Inference) -> Answers:
         """The answers to *inference*, whose parameters are known and of the right types; raises our errors."""
@@ -144,6 +152,7 @@ def model_settings(served: ServedModel) -> dict[str, str]:
         "thresholds": ",".join(map(str, served.rule.thresholds)),
         **({"temperatures": temperatures} if temperatures else {}),
         "labels": json.dumps(served.labels, ensure_ascii=False),
+        "preprocessing": json.dumps(served.preprocessing.to_json()),
     }
 
 
@@ -151,6 +160,7 @@ def check_parameters(given: Mapping[str, Parameter], known: Mapping[str, Kinds],
     """Raise `InvalidInput` for a parameter that is not *known* to *server*, or of none of the types it may have."""
     for name, value in given.items():
         if name not in known:
+            # To ignore it would be a wrong answer: the caller would take it for heeded.
             raise InvalidInput(f"parameter {name!r} is unknown; {server} takes {', '.join(known)}")
         # Not isinstance: to Python, True is an int.
         if type(value) not in known[name]:

@@ -1,0 +1,1 @@
+"""One benchmark: the planner's choices over 24 links and two edges, predicted and live."""

@@ -1,0 +1,1 @@
+"""The commands of `branchynet`, one a module: each parses, calls and prints; none imports another."""

@@ -1,0 +1,1 @@
+"""Figures drawn with matplotlib: values in, a file out."""

@@ -1,0 +1,1 @@
+"""Values in, a table for people out; what commands print."""
