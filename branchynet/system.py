@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import selectors
 import sys
 
-__all__ = ["peak_rss_bytes", "reserve_room", "rounds_waits", "usable_cores"]
+__all__ = ["keep_freed_memory", "peak_rss_bytes", "reserve_room", "rounds_waits", "usable_cores"]
+
+# Options of glibc's mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_KEPT_BYTES = 2**30
 
 
 def usable_cores() -> int:
@@ -19,6 +24,18 @@ def peak_rss_bytes() -> int:
     """The most memory this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep up to 1 GiB of what is freed for what is asked next, where it is glibc.
+
+    torch asks anew for each layer's result. Those of images of usual sizes would come from the system each time, and
+    its fresh pages can cost as much as the arithmetic. For programs that compute and end; nodes would hold on to it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def reserve_room(descriptor: int, size: int) -> None:

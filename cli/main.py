@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 import branchynet
 from branchynet.errors import EXTRAS, BranchyNetError, not_installed
+from branchynet.system import keep_freed_memory
 from branchynet.terminal import complain, steady_output
 from cli import nodes
 from cli.commands import (
@@ -65,9 +66,12 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     del version
+    if context.invoked_subcommand not in nodes.NAMES:
+        keep_freed_memory()
 
 
 def _add(command: Callable[..., Any], *examples: str, panel: str | None = None, group: typer.Typer = app) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-__all__ = ["register"]
+__all__ = ["NAMES", "register"]
 
+NAMES = ("edge", "cloud")
 # The nodes read their own flags, so that there is one place which knows them.
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

@@ -40,7 +40,7 @@ from branchynet.network.runner import Engine, Runner
 from branchynet.terminal import shown
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from branchynet.codecs.ans import LevelTables
     from branchynet.codecs.bottleneck_net import Bottleneck
@@ -171,6 +171,17 @@ class Artifact:
         from branchynet.artifact.torch_files import load_part
 
         return load_part(self.folder, self.manifest, *self._range(first, last))
+
+    def trainable_tail(self, cut: int) -> nn.Module:
+        """What follows *cut*, in torch: from maps float32 [B, …] to the logits [B, C] of every exit, with gradients.
+
+        Also where the layers are there as graphs only. Needs torch; raises as `runner`.
+        """
+        need("torch")
+        from branchynet.artifact.torch_files import load_tail
+
+        first, _ = self._range(cut, None)
+        return load_tail(self.folder, self.manifest, first)
 
     def export_graphs(self) -> Artifact:
         """Write the ONNX graphs of stages, plain trunk and bottlenecks beside the weights. Needs torch, takes seconds.

@@ -11,13 +11,13 @@ from branchynet.errors import need
 from branchynet.network.graph_weights import with_weights
 from branchynet.network.onnx_runner import OnnxRunner
 
-__all__ = ["onnx_stages", "onnx_trunk"]
+__all__ = ["onnx_stages", "onnx_trunk", "stage_graph"]
 
 
 def onnx_stages(folder: Path, manifest: Manifest, first: int, last: int, threads: int) -> OnnxRunner:
     """Stages [*first*, *last*) of the artifact in *folder*; see `Artifact.runner`."""
     return OnnxRunner(
-        lambda index: with_weights(_graph(folder, manifest, index), stage_weights(folder, manifest, index)),
+        lambda index: stage_graph(folder, manifest, index),
         input_shape=manifest.architecture.input_shape,
         classes=manifest.architecture.classes,
         exit_of_stage=manifest.cost.exit_of_stage,
@@ -25,6 +25,11 @@ def onnx_stages(folder: Path, manifest: Manifest, first: int, last: int, threads
         last=last,
         threads=threads,
     )
+
+
+def stage_graph(folder: Path, manifest: Manifest, index: int) -> bytes:
+    """The graph of stage *index* with its weights; raises as `Artifact.runner`."""
+    return with_weights(_graph(folder, manifest, index), stage_weights(folder, manifest, index))
 
 
 def onnx_trunk(folder: Path, manifest: Manifest, threads: int) -> OnnxRunner:

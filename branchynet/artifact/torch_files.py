@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from branchynet.artifact.codec_entries import FREQUENCIES, BottleneckFile
 from branchynet.artifact.files import digest_of
 from branchynet.artifact.manifest import PLAIN_TRUNK, Manifest, bottleneck_graphs, bottleneck_stem, stage_stem
 from branchynet.artifact.network_spec import NetworkSpec
+from branchynet.artifact.onnx_stages import stage_graph
 from branchynet.artifact.stage_weights import stage_weights
 from branchynet.artifact.weights import Tensors, pack, tensors_to_bytes
 from branchynet.codecs.ans import LevelTables
@@ -26,6 +27,8 @@ from branchynet.network.counting import measure_cost
 from branchynet.network.graph_halves import GraphHalves
 from branchynet.network.graph_weights import with_weights
 from branchynet.network.onnx_export import cached_graph, export_module, export_stage, is_near, weights_of
+from branchynet.network.onnx_import.graph_layers import GraphLayers
+from branchynet.network.onnx_runner import FEATURES, LOGITS
 from branchynet.network.stages import BranchyNet
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "graph_files",
     "load_part",
     "load_plain_trunk",
+    "load_tail",
     "network_files",
     "spec_of",
 ]
@@ -70,6 +74,30 @@ def load_plain_trunk(folder: Path, manifest: Manifest) -> BranchyNet:
     network = load_part(folder, manifest, 0, manifest.stages)
     _fill(network, stage_weights(folder, manifest, PLAIN_TRUNK), f"{PLAIN_TRUNK}.safetensors", strict=False)
     return network.plain()
+
+
+def load_tail(folder: Path, manifest: Manifest, cut: int) -> nn.Module:
+    """What follows *cut*, in evaluation mode; see `Artifact.trainable_tail`."""
+    if manifest.architecture.variant is not None:
+        return load_part(folder, manifest, cut, manifest.stages)
+    return _GraphTail([GraphLayers(stage_graph(folder, manifest, index)) for index in range(cut, manifest.stages)])
+
+
+class _GraphTail(nn.Module):
+    """The last stages of a network, from their graphs."""
+
+    def __init__(self, stages: Sequence[GraphLayers]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Logits [B, C] of every exit for maps *x*."""
+        logits = []
+        for stage in self.stages:
+            made = stage(x)
+            logits += [made[name] for name in (LOGITS,) if name in made]
+            x = made.get(FEATURES, x)
+        return logits
 
 
 def bottleneck_net(shape: BottleneckShape, weights: Tensors, name: str) -> Bottleneck:

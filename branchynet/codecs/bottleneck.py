@@ -26,14 +26,14 @@ from branchynet.codecs.ans import MARK_BYTES, LevelTables
 from branchynet.codecs.payload import Array, Payload, check_payload
 from branchynet.errors import InvalidInput
 
-__all__ = ["BOTTLENECK", "BottleneckCodec", "BottleneckShape", "ConvolutionShape", "Halves", "TransformShape"]
+__all__ = ["BOTTLENECK", "GROUP", "BottleneckCodec", "BottleneckShape", "ConvolutionShape", "Halves", "TransformShape"]
 
 BOTTLENECK = "bottleneck"
 _LENGTH = struct.Struct("<H")
 # A length of two bytes must hold the size of any levels.
 _MOST_PLACES = 32_000
 # Coefficients that vary about as much, and share what is known of how often each level comes.
-_GROUP = 16
+GROUP = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +120,13 @@ class TransformShape(BottleneckShape):
     side: int = 0
 
     form = "transform"
-    _least = MappingProxyType({"levels": 3, "kept": _GROUP, "side": 0})
+    _least = MappingProxyType({"levels": 3, "kept": GROUP, "side": 0})
 
     def _check_form(self) -> None:
         if self.levels % 2 == 0:
             raise InvalidInput(f"levels is {self.levels}; a transform has an odd number, nothing in the middle")
-        if self.kept % _GROUP:
-            raise InvalidInput(f"kept is {self.kept}; coefficients are kept in groups of {_GROUP}")
+        if self.kept % GROUP:
+            raise InvalidInput(f"kept is {self.kept}; coefficients are kept in groups of {GROUP}")
         if self.kept > math.prod(self.coefficients):
             raise InvalidInput(f"kept is {self.kept}; the transform has {math.prod(self.coefficients)} coefficients")
 
@@ -139,7 +139,7 @@ class TransformShape(BottleneckShape):
     @property
     def code_shape(self) -> tuple[int, int]:
         """Of the levels of one map: groups, the coefficients of each."""
-        return self.kept // _GROUP, _GROUP
+        return self.kept // GROUP, GROUP
 
 
 class Halves(Protocol):

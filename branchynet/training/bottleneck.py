@@ -36,14 +36,14 @@ from branchynet.errors import DamagedData, InvalidInput
 from branchynet.evaluation.codec_study import logits_from
 from branchynet.exits.rules import ExitRule, History
 from branchynet.network.counting import count_macs_of
-from branchynet.network.runner import batch_slices
-from branchynet.network.stages import BranchyNet
+from branchynet.network.runner import Runner, batch_slices
 from branchynet.training import checkpoints
 from branchynet.training.augmentation import augmented
 from branchynet.training.bottleneck_recipes import BottleneckRecipe
 from branchynet.training.muon import Muon
+from branchynet.training.scratch_arrays import scratch_arrays
 
-__all__ = ["Epoch", "macs_of", "train_bottleneck"]
+__all__ = ["Epoch", "FrozenNetwork", "macs_of", "train_bottleneck"]
 
 BATCH = 250
 # Adam's shares of the learning rate, for weights and for the frequencies: these can follow the encoder only if they are
@@ -52,10 +52,22 @@ _HASTE = {"adam": (1.0, 10.0), "muon": (0.25, 2.5)}
 # A transform that begins as the best linear one needs to move little.
 _TRANSFORM_HASTE = {"adam": (0.3, 10.0), "muon": (0.05, 1.0)}
 # How many maps a transform is begun at: more than it has directions, as few as memory allows.
-_BEGIN_SAMPLES = 16_000
+_BEGIN_SAMPLES, _BEGIN_VALUES = 16_000, 2**26
 # Fewer offloads than this show little of how often a level comes at a place.
 FEWEST_TABLE_SAMPLES = 500
 CHECKPOINT = "bottleneck.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenNetwork:
+    """What a bottleneck is trained for: the whole *network* on any engine, and the *rule* by which samples reach it.
+
+    *tail*: what follows the cut once more, such that gradients pass through: see `Artifact.trainable_tail`.
+    """
+
+    network: Runner
+    tail: nn.Module
+    rule: ExitRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,47 +90,47 @@ class _Samples:
 
 def train_bottleneck(
     recipe: BottleneckRecipe,
-    network: BranchyNet,
-    rule: ExitRule,
+    frozen: FrozenNetwork,
     images: tuple[Dataset, Dataset],
     folder: Path,
     on_step: Callable[[int, int, str], None] = lambda *_: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     start: BottleneckCodec | None = None,
 ) -> tuple[Bottleneck, LevelTables]:
-    """A bottleneck for the whole frozen *network*, or what the checkpoint in *folder* becomes.
+    """A bottleneck for the *frozen* network, or what the checkpoint in *folder* becomes.
 
     It learns from the first of *images*; the frequencies of its levels are those on the second, held out. Weights are
     fresh, or those of *start*, which must have the recipe's form. *on_step* receives how many of how many images or
     samples are done, and what is being done. Raises `InvalidInput` for a cut without an exit before it or with no map
     at it, and for a checkpoint of another recipe.
     """
+    network = frozen.network
     if not 1 <= recipe.cut < network.total_stages or not network.exits_before(recipe.cut):
         raise InvalidInput(f"cut is {recipe.cut}; a bottleneck lies between an exit and the stages that follow it")
     folder.mkdir(parents=True, exist_ok=True)
     training, held_out = images
     torch.manual_seed(recipe.seed)
-    samples = _samples(recipe, network, rule, training, on_step)
+    samples = _samples(recipe, frozen, training, on_step)
     positive = bool(samples.maps.min() >= 0)
     trained = _Trained(fresh_bottleneck(recipe.shape_for(samples.maps.shape[1:], positive=positive)))
     if start is not None:
         trained.take(start)
     elif isinstance(trained.bottleneck, TransformBottleneck):
-        trained.begin_at(torch.from_numpy(samples.maps[:_BEGIN_SAMPLES]).float(), recipe.step)
+        begin = min(_BEGIN_SAMPLES, _BEGIN_VALUES // math.prod(samples.maps.shape[1:]))
+        trained.begin_at(torch.from_numpy(samples.maps[:begin]).float(), recipe.step)
     optimisers = _optimisers(trained, recipe)
-    tail = network.part(recipe.cut, network.total_stages).eval()
-    for parameter in tail.parameters():
+    for parameter in frozen.tail.parameters():
         parameter.requires_grad_(False)
     described = {**asdict(recipe), "start": start.digest if start is not None else ""}
     for epoch in range(_resume(folder, described, trained, optimisers), recipe.epochs):
         started_s = time.perf_counter()
-        done = _run_epoch(epoch, recipe, trained, optimisers, tail, samples, on_step)
+        done = _run_epoch(epoch, recipe, trained, optimisers, frozen.tail, samples, on_step)
         _write(folder, described, epoch + 1, trained, optimisers)
         seconds = round(time.perf_counter() - started_s, 2)
         checkpoints.append_log(folder, {"phase": "bottleneck", **asdict(done), "seconds": seconds})
         on_epoch(done)
     bottleneck = trained.bottleneck.half().float().eval()  # as it will be kept, for the levels' frequencies
-    return bottleneck, _tables(recipe, bottleneck, network, rule, held_out)
+    return bottleneck, _tables(recipe, bottleneck, frozen, held_out)
 
 
 def _optimisers(trained: _Trained, recipe: BottleneckRecipe) -> list[torch.optim.Optimizer]:
@@ -192,7 +204,7 @@ def _run_epoch(
     recipe: BottleneckRecipe,
     trained: _Trained,
     optimisers: Sequence[torch.optim.Optimizer],
-    tail: BranchyNet,
+    tail: nn.Module,
     samples: _Samples,
     on_step: Callable[[int, int, str], None],
 ) -> Epoch:
@@ -243,30 +255,31 @@ def _one_cycle(done: float) -> float:
 
 def _samples(
     recipe: BottleneckRecipe,
-    network: BranchyNet,
-    rule: ExitRule,
+    frozen: FrozenNetwork,
     training: Dataset,
     on_step: Callable[[int, int, str], None],
 ) -> _Samples:
     generator, choice = Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
+    total, count = recipe.passes * len(training), 0
     maps: list[NDArray[np.float16]] = []
     logits: list[NDArray[np.float32]] = []
     for number in range(recipe.passes):
         for batch in batch_slices(training.images):
             images = augmented(torch.from_numpy(training.images[batch]), recipe.augmentation, generator)
-            features, offloads = _maps(network, rule, images.numpy(), recipe.cut)
+            features, offloads = _maps(frozen, images.numpy(), recipe.cut)
             # Easy samples never reach the cut; all of them would take the bits that the hard ones need.
             kept = features[offloads | (choice.random(len(features)) < recipe.easy)]
-            maps.append(kept.astype(np.float16))
-            logits.append(logits_from(network, kept, recipe.cut))
-            on_step(number * len(training) + batch.stop, recipe.passes * len(training), "maps at the cut")
-    return _Samples(np.concatenate(maps), np.concatenate(logits, axis=1))
+            maps = maps or scratch_arrays([(total, *kept.shape[1:])], np.float16)
+            maps[0][count : count + len(kept)] = kept
+            count += len(kept)
+            logits.append(logits_from(frozen.network, kept, recipe.cut))
+            on_step(number * len(training) + batch.stop, total, "maps at the cut")
+    return _Samples(maps[0][:count], np.concatenate(logits, axis=1))
 
 
-def _maps(
-    network: BranchyNet, rule: ExitRule, images: NDArray[np.uint8], cut: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The maps of *images* at *cut*, and which of them *rule* sends there."""
+def _maps(frozen: FrozenNetwork, images: NDArray[np.uint8], cut: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The maps of *images* at *cut*, and which of them the rule sends there."""
+    network, rule = frozen.network, frozen.rule
     x: NDArray[Any] = images
     history: History | None = None
     stays = np.ones(len(images), np.bool_)
@@ -278,11 +291,9 @@ def _maps(
     return x, stays
 
 
-def _tables(
-    recipe: BottleneckRecipe, bottleneck: Bottleneck, network: BranchyNet, rule: ExitRule, held_out: Dataset
-) -> LevelTables:
+def _tables(recipe: BottleneckRecipe, bottleneck: Bottleneck, frozen: FrozenNetwork, held_out: Dataset) -> LevelTables:
     """Fitted on the *held_out* images that the rule offloads; on all of them where those are few."""
-    parts = [_maps(network, rule, held_out.images[batch], recipe.cut) for batch in batch_slices(held_out.images)]
+    parts = [_maps(frozen, held_out.images[batch], recipe.cut) for batch in batch_slices(held_out.images)]
     maps, offloads = (np.concatenate(part) for part in zip(*parts, strict=True))
     chosen = maps[offloads] if np.count_nonzero(offloads) >= FEWEST_TABLE_SAMPLES else maps
     levels = np.stack([bottleneck.levels(sample) for sample in chosen])

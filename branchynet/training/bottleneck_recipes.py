@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from branchynet.artifact.manifest import Manifest
-from branchynet.codecs.bottleneck import BottleneckShape, ConvolutionShape, TransformShape
+from branchynet.codecs.bottleneck import GROUP, BottleneckShape, ConvolutionShape, TransformShape
 from branchynet.errors import InvalidInput
 from branchynet.training.recipes import Augmentation
 
@@ -90,6 +91,8 @@ _ALEXNET = BottleneckRecipe(
     easy=0.2,
 )
 
+_MOST_KEPT = 8192
+
 # What bottlenecks of the shipped artifacts are trained with, by name and cut.
 BOTTLENECKS = {
     ("lenet-mnist", 1): BottleneckRecipe(
@@ -123,7 +126,34 @@ BOTTLENECKS = {
 def bottleneck_recipe(manifest: Manifest, cut: int) -> BottleneckRecipe:
     """What the shipped artifact's bottleneck at *cut* was trained with, or a start for that of another network.
 
-    Images are augmented as they were for the network.
+    Images are augmented as they were for the network. Raises `InvalidInput` for a cut without a map.
     """
-    recipe = BOTTLENECKS.get((manifest.name, cut), BottleneckRecipe(cut=cut, channels=8, levels=4))
+    if not 1 <= cut < manifest.stages:
+        raise InvalidInput(f"cut is {cut}; a bottleneck lies at one of the cuts 1 to {manifest.stages - 1}")
+    recipe = BOTTLENECKS.get((manifest.name, cut)) or _transform_for(manifest.cut_shapes[cut], cut)
     return replace(recipe, augmentation=manifest.recipe.get("augmentation", "none"))
+
+
+def _transform_for(map_shape: tuple[int, ...], cut: int) -> BottleneckRecipe:
+    """For maps that nobody tried a recipe on.
+
+    Few photos teach the transform little beyond what it begins as, so one quiet epoch goes over all of their maps.
+    Wide levels of many coefficients, most of them nothing, lose less in the same bytes than narrow levels of few.
+    Batches are small: all layers behind the cut keep what they hand on, of images that may be large.
+    """
+    return BottleneckRecipe(
+        cut=cut,
+        form="transform",
+        levels=15,
+        kept=min(_MOST_KEPT, math.prod(map_shape) // GROUP * GROUP),
+        step=2.2,
+        blocks=1,
+        passes=1,
+        epochs=1,
+        batch_size=16,
+        optimiser="muon",
+        learning_rate=0.01,
+        rate=0.04,
+        fidelity=1.0,
+        easy=1.0,
+    )

@@ -6,8 +6,6 @@ where running the trunk for each of them takes many minutes. What does not fit i
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,14 +17,12 @@ from branchynet.data.datasets import Dataset
 from branchynet.models.heads import ChannelsFirst, MeanOfTokens
 from branchynet.network.runner import batch_slices
 from branchynet.network.stages import BranchyNet
-from branchynet.system import reserve_room
+from branchynet.training.scratch_arrays import scratch_arrays
 
 __all__ = ["Heads", "Kept"]
 
 Floats = NDArray[np.float32]
 
-# Kept in memory, all inputs of all heads together; beyond it they are mapped from a file.
-IN_MEMORY_BYTES = 512 * 1024 * 1024
 BATCH = 500
 # They learn nothing and draw nothing, so what they make of a map is as good as the map.
 _STATELESS = (
@@ -79,7 +75,7 @@ class Heads:
         for batch in batch_slices(dataset.images):
             seen, logits = self._run(dataset.images[batch])
             if not inputs:
-                inputs = _room([(len(dataset), *one.shape[1:]) for one in seen])
+                inputs = scratch_arrays([(len(dataset), *one.shape[1:]) for one in seen], np.float32)
             for kept, one in zip(inputs, seen, strict=True):
                 kept[batch] = one.numpy()
             if logits is not None:
@@ -133,16 +129,3 @@ def _split(head: nn.Module) -> tuple[nn.Module, nn.Module]:
         inner_begin, inner_rest = _split(rest[0])
         return nn.Sequential(begin, inner_begin), nn.Sequential(inner_rest, *rest[1:])
     return begin, nn.Sequential(*rest)
-
-
-def _room(shapes: Sequence[tuple[int, ...]]) -> list[Floats]:
-    """Arrays of *shapes*: in memory, or in temporary files that are gone with them."""
-    if sum(4 * math.prod(shape) for shape in shapes) <= IN_MEMORY_BYTES:
-        return [np.empty(shape, np.float32) for shape in shapes]
-    return [_mapped(shape) for shape in shapes]
-
-
-def _mapped(shape: tuple[int, ...]) -> Floats:
-    with tempfile.TemporaryFile() as file:  # the mapping keeps what is in it
-        reserve_room(file.fileno(), 4 * math.prod(shape))
-        return np.memmap(file, np.float32, "w+", shape=shape)

@@ -32,20 +32,17 @@ def train_bottleneck_of(
 ) -> None:
     """Train the bottleneck at *cut* of the artifact *name*, and put it into the artifact or its copy in *out*."""
     from branchynet.artifact.artifact import Artifact
-    from branchynet.training.bottleneck import train_bottleneck
+    from branchynet.training.bottleneck import FrozenNetwork, train_bottleneck
     from branchynet.training.bottleneck_recipes import bottleneck_recipe
 
     artifact = Artifact.open(name)
     manifest = artifact.manifest
-    if manifest.architecture.variant is None:
-        raise InvalidInput(
-            f"{manifest.name} has its layers as ONNX graphs, through which nothing can be trained; the codecs of "
-            "`branchynet study codecs` need no training"
-        )
     cut = manifest.cut if cut is None else cut
     recipe = _changed(bottleneck_recipe(manifest, cut), settings)
     images = artifact.calibration_split(data)
     start = artifact.trainable_bottleneck(cut) if go_on else None
+    network = artifact.runner(engine=artifact.reference_engine)
+    frozen = FrozenNetwork(network, artifact.trainable_tail(cut), manifest.rule)
     run = run or Path("runs") / f"{manifest.name}-bottleneck-{cut}"
     with progress_bar() as bar:
         tasks = {}
@@ -56,9 +53,7 @@ def train_bottleneck_of(
                 tasks[stage] = bar.add_task(stage, total=total, note="")
             bar.update(tasks[stage], completed=done, note=what)
 
-        trained, tables = train_bottleneck(
-            recipe, artifact.network(), manifest.rule, images, run, on_step, _print_epoch, start
-        )
+        trained, tables = train_bottleneck(recipe, frozen, images, run, on_step, _print_epoch, start)
     options = [*["--go-on"] * go_on, *(f"--set {setting}" for setting in settings)]
     command = " ".join([f"branchynet train --bottleneck --artifact {manifest.name} --cut {cut}", *options])
     known = manifest.training.get("bottlenecks", {})

@@ -14,7 +14,7 @@ from branchynet.codecs import BottleneckCodec
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.exits.rules import ExitRule
 from branchynet.models.architectures import Architecture
-from branchynet.training.bottleneck import macs_of, train_bottleneck
+from branchynet.training.bottleneck import FrozenNetwork, macs_of, train_bottleneck
 from branchynet.training.bottleneck_recipes import BottleneckRecipe, bottleneck_recipe
 
 RECIPE = BottleneckRecipe(
@@ -29,8 +29,12 @@ class Stopped(Exception):
     pass
 
 
+def frozen(network, rule=NEVER, cut=1):
+    return FrozenNetwork(network, network.part(cut, network.total_stages).eval(), rule)
+
+
 def train(folder, recipe=RECIPE, rule=NEVER, **more):
-    return train_bottleneck(recipe, random_network(), rule, (TRAINING, HELD_OUT), folder, **more)
+    return train_bottleneck(recipe, frozen(random_network(), rule), (TRAINING, HELD_OUT), folder, **more)
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +211,7 @@ def test_every_exit_behind_the_cut_counts(tmp_path):
     architecture = Architecture("b-alexnet")
     recipe = dataclasses.replace(RECIPE, stride=1, epochs=1)
     data = labelled(pictures(architecture, 16))
-    bottleneck, tables = train_bottleneck(
-        recipe, random_network(architecture), ExitRule.never(3), (data, data), tmp_path
-    )
+    around = frozen(random_network(architecture), ExitRule.never(3))
+    bottleneck, tables = train_bottleneck(recipe, around, (data, data), tmp_path)
     assert bottleneck.shape.map_shape == random_network(architecture).run(0, data.images)[0].shape[1:]
     assert tables.places == bottleneck.shape.places

@@ -12,7 +12,7 @@ from torch import nn
 
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.models.heads import default_head
-from branchynet.training import frozen_trunk
+from branchynet.training import scratch_arrays
 from branchynet.training.frozen_trunk import Heads
 from branchynet.training.train_heads import HeadOptions, HeadProgress, train_heads
 from branchynet.training.trainer import exit_accuracies
@@ -139,7 +139,7 @@ def test_a_frozen_trunk_runs_once_on_each_image(monkeypatch):
 def test_what_heads_look_at_may_lie_in_a_file(monkeypatch, final):
     networks = [make_network() for _ in range(2)]
     train_heads(networks[0], TRAINING, HELD_OUT, epochs=2, final=final, options=FAST)
-    monkeypatch.setattr(frozen_trunk, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(scratch_arrays, "IN_MEMORY_BYTES", 0)
     assert isinstance(Heads(networks[1], final=final).look_at(TRAINING).inputs[0], np.memmap)
     train_heads(networks[1], TRAINING, HELD_OUT, epochs=2, final=final, options=FAST)
     for ours, theirs in zip(networks[0].parameters(), networks[1].parameters(), strict=True):

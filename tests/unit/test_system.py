@@ -2,7 +2,10 @@
 
 import ast
 import os
+import platform
 import selectors
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,26 @@ def test_cores_and_memory_are_known_without_what_only_linux_has(monkeypatch):
 def test_only_epoll_rounds_its_waits():
     assert not rounds_waits(selectors.PollSelector)
     assert rounds_waits(selectors.DefaultSelector) is hasattr(selectors, "EpollSelector")
+
+
+COUNT_FAULTS = """
+import resource, sys
+import numpy as np
+from branchynet.system import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for turn in range(11):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt if turn == 1 else before if turn else 0
+    np.ones(40 * 2**20, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_kept_memory_needs_no_fresh_pages():
+    faults = {
+        what: int(subprocess.run([sys.executable, "-c", COUNT_FAULTS, what], stdout=-1, check=True, cwd=ROOT).stdout)
+        for what in ("keep", "as it is")
+    }
+    assert faults["as it is"] >= 10 * 40 * 2**20 / os.sysconf("SC_PAGE_SIZE") / 512  # pages may be huge ones
+    assert faults["keep"] < faults["as it is"] / 10
