@@ -11,6 +11,7 @@ from branchynet.evaluation.evaluation import measure_outcomes
 from branchynet.exits.drift import Reference
 from branchynet.exits.operating_points import operating_points
 from branchynet.exits.outcomes import OutcomeTable, RuleResult
+from branchynet.exits.paired_tests import difference_points
 from branchynet.exits.risk_control import RiskControlled
 from branchynet.exits.rules import Criterion, ExitRule
 from branchynet.exits.threshold_search import frontier, select
@@ -51,7 +52,8 @@ def copy_with_rule(
     if it has one, with the scores there, which an edge that watches its exits compares with, and with the operating
     points of its criterion.
     """
-    chosen = artifact.with_rule(rule, {"calibration": result_json(table.apply(rule))})
+    result = {**result_json(table.apply(rule)), "difference_points": difference_points(table, rule)}
+    chosen = artifact.with_rule(rule, {"calibration": result})
     points = operating_points(frontier(table, rule))
     return chosen.with_calibration(drift_reference(table, rule), guarantee, points).save(out)
 

@@ -82,12 +82,15 @@ class OutcomeTable:
             leaves.append(rule.leaves(index, logits, history))
         return np.asarray(np.argmax(leaves, axis=0), dtype=np.int64)
 
+    def correct_under(self, rule: ExitRule) -> NDArray[np.bool_]:
+        """Whether the exit that *rule* takes is right about each sample: bool [N]."""
+        right: NDArray[np.bool_] = self.correct[self.exit_of(rule), np.arange(len(self.labels))]
+        return right
+
     def apply(self, rule: ExitRule) -> RuleResult:
         """Accuracy, exit shares and mean cost of *rule* on this table."""
-        taken = self.exit_of(rule)
-        samples = len(self.labels)
-        shares = np.bincount(taken, minlength=self.exits) / samples
-        accuracy = float(self.correct[taken, np.arange(samples)].mean())
+        shares = np.bincount(self.exit_of(rule), minlength=self.exits) / len(self.labels)
+        accuracy = float(self.correct_under(rule).mean())
         return RuleResult(rule, accuracy, tuple(map(float, shares)), float(shares @ self.costs))
 
 

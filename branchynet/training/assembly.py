@@ -14,6 +14,7 @@ from branchynet.evaluation.codec_study import calibrated_ranges
 from branchynet.evaluation.evaluation import measure_outcomes, trunk_accuracy
 from branchynet.exits.operating_points import operating_points
 from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.paired_tests import difference_points
 from branchynet.exits.rules import Criterion, ExitRule
 from branchynet.exits.threshold_search import frontier, select
 from branchynet.network.runner import Runner
@@ -70,7 +71,8 @@ def calibrated(
     # Joint training may leave the final exit behind the plain trunk, even behind exit 0: the better one counts.
     wanted = max(trunk_accuracy(plain_trunk, calibration), float(table.correct[-1].mean()))
     chosen = select(front, min(wanted, best) - accuracy_drop_points / 100)
-    results = {"calibration": result_json(chosen)}
+    differs = difference_points(table, chosen.rule)
+    results: dict[str, Any] = {"calibration": {**result_json(chosen), "difference_points": differs}}
     if test is not None:
         results["test"] = _test_results(measure_outcomes(network, cost, test), plain_trunk, chosen.rule, test)
         results["test"]["trunk_macs"] = cost.trunk_macs

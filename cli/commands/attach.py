@@ -24,6 +24,7 @@ from cli.commands.attach_options import (
     NameOption,
     NewClassifierOption,
     OutOption,
+    PrecisionOption,
     ResizeOption,
     SeedOption,
     SizeOption,
@@ -33,13 +34,14 @@ from cli.commands.attach_options import (
     size_for,
 )
 from cli.options import DataOption, console, progress_bar
+from cli.tables.guarantee import print_difference
 
 if TYPE_CHECKING:
     from torch import nn
 
     from branchynet.artifact.artifact import Artifact
     from branchynet.data.datasets import Dataset
-    from branchynet.training.attach_training import AttachOptions
+    from branchynet.training.attaching.attach_and_train import AttachOptions
 
 __all__ = ["attach"]
 
@@ -54,6 +56,7 @@ def attach(
     data: DataOption = None,
     out: OutOption = None,
     name: NameOption = None,
+    precision: PrecisionOption = "fp32",
     epochs: EpochsOption = 5,
     joint: JointOption = False,
     calibration_images: HeldOutOption = None,
@@ -74,9 +77,9 @@ def attach(
     """
     need("torch", "onnx", "onnxscript")
     from branchynet.surgery.model_sources import find_model
-    from branchynet.training.attach_images import input_shape, training_images
-    from branchynet.training.attach_training import AttachOptions
-    from branchynet.training.train_heads import HeadOptions
+    from branchynet.training.attaching.attach_and_train import AttachOptions
+    from branchynet.training.attaching.images import input_shape, training_images
+    from branchynet.training.attaching.train_heads import HeadOptions
 
     found = find_model(model, weights)
     preprocessing = preprocessing_for(found.trained, resize, interpolation, ground)
@@ -98,6 +101,7 @@ def attach(
         normalisation=normalisation,
         split=told,
         new_classifier=new_classifier,
+        precision=precision,
     )
     chosen = after or _proposed(found.model, shape, exits)
     _report(_train(found.model, chosen, split, out, options), len(split[1]), out)
@@ -132,8 +136,8 @@ def _list_places(model: nn.Module, shape: tuple[int, int, int], after: list[str]
 
 
 def _train(model: nn.Module, after: list[str], split: Sequence[Dataset], out: Path, options: AttachOptions) -> Artifact:
-    from branchynet.training.attach_training import attach_and_train
-    from branchynet.training.train_heads import HeadProgress
+    from branchynet.training.attaching.attach_and_train import attach_and_train
+    from branchynet.training.attaching.train_heads import HeadProgress
 
     training, held_out = split
     console.print(
@@ -162,4 +166,5 @@ def _report(artifact: Artifact, held_out: int, out: Path) -> None:
         f"thresholds {', '.join(f'{value:.4g}' for value in rule.thresholds)}: {100 * found['accuracy']:.2f} % of "
         f"{held_out:,} held-out images, exits {shares} %"
     )
+    print_difference(found["difference_points"])
     console.print(f"written: {out}   next: branchynet edge --artifact {shlex.quote(str(out))}", soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,6 +27,10 @@ WeightsOption = Annotated[
         help="State dict for the model (.pt, .pth, .safetensors); timm and torchvision download theirs unless given.",
         dir_okay=False,
     ),
+]
+PrecisionOption = Annotated[
+    Literal["fp32", "fp16", "int8"],
+    typer.Option(help="How weights lie on disk: fp16 halves the artifact, int8 (a scale a row) quarters it."),
 ]
 AfterOption = Annotated[
     list[str] | None,

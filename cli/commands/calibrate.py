@@ -10,10 +10,11 @@ import typer
 from rich.table import Table
 
 from branchynet.errors import InvalidInput
+from branchynet.exits.paired_tests import difference_points
 from branchynet.exits.risk_control import Loss
 from branchynet.exits.rules import LOGIT_CRITERIA, Criterion
 from cli.options import ArtifactOption, DataOption, JsonOption, console, printing_after, write_json
-from cli.tables.guarantee import ConfidenceOption, LossOption, ToleratedLossOption
+from cli.tables.guarantee import ConfidenceOption, LossOption, ToleratedLossOption, print_difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -209,6 +210,7 @@ def _figures(name: str, table: OutcomeTable, chosen: RuleResult, listed: list[Ru
         "exit_shares": list(chosen.exit_shares),
         "macs": table.apply(chosen.rule).cost,
         "final_exit_accuracy": float(table.correct[-1].mean()),
+        "difference_points": difference_points(table, chosen.rule),
     }
 
 
@@ -278,3 +280,4 @@ def _print(
         )
     console.print(shown)
     console.print(f"final exit only: {100 * table.correct[-1].mean():.2f} % for {table.costs[-1]:,.6g} {unit}")
+    print_difference(difference_points(table, chosen.rule))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,17 @@ from cli.options import console
 if TYPE_CHECKING:
     from branchynet.exits.risk_control import RiskControlled
 
-__all__ = ["ConfidenceOption", "LossOption", "ToleratedLossOption", "guarantee_figures", "print_guarantee"]
+__all__ = [
+    "ConfidenceOption",
+    "LossOption",
+    "ToleratedLossOption",
+    "guarantee_figures",
+    "print_difference",
+    "print_guarantee",
+]
+
+# Percentage points that the images it was chosen on may leave open, before another way to choose is named.
+MOST_LEFT_OPEN = 1.5
 
 ToleratedLossOption = Annotated[
     float | None,
@@ -51,6 +62,21 @@ def print_guarantee(name: str, found: RiskControlled) -> None:
         f"{found.path_samples:,} images drew the path of rules). It says nothing of images of another kind: "
         "`branchynet study drift`."
     )
+
+
+def print_difference(points: Sequence[float]) -> None:
+    """Say what a rule without a guarantee may lose on new images; *points* are those of `difference_points`."""
+    low, difference, high = points
+    console.print(
+        f"to the final exit {difference:+.2f} points; on new images like these {low:+.2f} to {high:+.2f} (95 %)",
+        soft_wrap=True,
+    )
+    if low < -MOST_LEFT_OPEN:
+        console.print(
+            "So few held-out images leave much open: hold out more, or let `branchynet calibrate --tolerated-loss` "
+            "choose a rule that keeps a bound.",
+            soft_wrap=True,
+        )
 
 
 def guarantee_figures(name: str, found: RiskControlled) -> dict[str, Any]:

@@ -99,6 +99,10 @@ async def test_a_model_in_a_file_is_trained_served_and_taken_by_the_other_comman
     tuned = Artifact.open(tmp_path / "margin").manifest
     assert (tuned.rule.criterion, tuned.preprocessing) == ("margin", chosen)
 
+    training = ("--data", folder / "data", "--run", tmp_path / "run")
+    assert "bytes an offload" in run("train", "--bottleneck", "--artifact", out, "--cut", 1, *training)
+    assert Artifact.open(out).bottleneck(1).shape.form == "transform"
+
     images = load_sample().images[800:860]
     scenario, backing = Scenario(artifact=str(out)), Processes(tmp_path / "logs")
     async with build(scenario, backing) as nodes, AsyncClient(nodes.targets[0]) as edge:
@@ -131,9 +135,10 @@ def test_without_after_the_legal_cuts_are_listed(folder: Path) -> None:
 
 
 def test_without_after_the_exits_are_placed_by_macs_and_bytes(folder: Path, tmp_path: Path) -> None:
-    printed = attach(folder, "--exits", 1, "--epochs", 1, "--out", tmp_path / "placed")
+    printed = attach(folder, "--exits", 1, "--epochs", 1, "--precision", "fp16", "--out", tmp_path / "placed")
     assert "8×12×12" in printed
-    assert Artifact.open(tmp_path / "placed").manifest.cut_shapes == [(1, 28, 28), (8, 12, 12)]
+    manifest = Artifact.open(tmp_path / "placed").manifest
+    assert (manifest.cut_shapes, manifest.weights) == ([(1, 28, 28), (8, 12, 12)], "fp16")
 
 
 def test_weights_of_its_own_and_a_new_classifier(folder: Path, tmp_path: Path) -> None:

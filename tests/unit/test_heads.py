@@ -13,8 +13,8 @@ from torch import nn
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.models.heads import default_head
 from branchynet.training import scratch_arrays
-from branchynet.training.frozen_trunk import Heads
-from branchynet.training.train_heads import HeadOptions, HeadProgress, train_heads
+from branchynet.training.attaching.frozen_trunk import Heads
+from branchynet.training.attaching.train_heads import HeadOptions, HeadProgress, train_heads
 from branchynet.training.trainer import exit_accuracies
 
 SHAPE = (1, 28, 28)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from network_examples import some
 
 from branchynet.errors import InvalidInput
-from branchynet.exits.paired_tests import PairedComparison, compare_paired
+from branchynet.exits.outcomes import OutcomeTable
+from branchynet.exits.paired_tests import PairedComparison, compare_paired, difference_points
+from branchynet.exits.rules import ExitRule
 
 # Tables of Bentur et al. 2009 and Cavo et al. 2012 with their intervals, as in Fagerland, Lydersen and Laake,
 # Statistical Analysis of Contingency Tables (2017), chapter 8; p-values of SciPy's `binomtest`.
@@ -72,3 +74,14 @@ def test_what_cannot_be_compared_is_refused():
         compare_paired(np.ones(0, bool), np.ones(0, bool))
     with pytest.raises(InvalidInput, match="-1"):
         PairedComparison(1, -1, 2, 3)
+
+
+def test_a_rule_is_compared_with_the_final_exit_in_points():
+    """Of 59 + 6 + 16 + 80 samples, as published above; exit 0 answers all of them."""
+    first, final = (np.repeat(right, (59, 6, 16, 80)) for right in ([True, True, False, False], [True, False] * 2))
+    logits = np.stack([np.stack([~right, right], 1) for right in (first, final)]).astype(np.float32)
+    table = OutcomeTable(logits, np.ones(161, np.int64), np.array([1.0, 2.0]))
+    everybody, nobody = ExitRule("entropy", (9.0,)), ExitRule.never(2)
+    assert difference_points(table, everybody) == pytest.approx([-11.86, -6.21, -0.46], abs=0.05)
+    low, value, high = difference_points(table, nobody)
+    assert low < value == 0 < high

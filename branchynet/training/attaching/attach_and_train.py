@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from branchynet.artifact.artifact import Artifact
+from branchynet.artifact.weights import Weights
 from branchynet.data.datasets import Dataset
 from branchynet.data.preprocessing import Preprocessing
 from branchynet.exits.rules import Criterion
@@ -20,7 +21,7 @@ from branchynet.exits.threshold_search import ACCURACY_DROP_POINTS
 from branchynet.network.normalisation import Normalisation
 from branchynet.surgery.attach import attach
 from branchynet.training.assembly import calibrated
-from branchynet.training.train_heads import HeadOptions, HeadProgress, train_heads
+from branchynet.training.attaching.train_heads import HeadOptions, HeadProgress, train_heads
 from branchynet.training.trainer import measure_normalisation
 
 __all__ = ["AttachOptions", "attach_and_train"]
@@ -35,7 +36,8 @@ class AttachOptions:
     clients shall bring image files to the model's input: as its own training did. *normalisation*: what the model was
     trained with; that of the training images unless given. *split*: what the recipe tells of the held-out images
     besides their number, as `OwnImages.draw_held_out` gives it. *new_classifier*: a fresh last linear
-    layer, for the classes of the data, takes the place of the model's and is trained with the exits.
+    layer, for the classes of the data, takes the place of the model's and is trained with the exits. *precision*: how
+    the artifact keeps the weights; the rule is chosen and measured with what is kept.
     """
 
     epochs: int = 5
@@ -49,6 +51,7 @@ class AttachOptions:
     normalisation: Normalisation | None = None
     split: Mapping[str, Any] = field(default_factory=dict)
     new_classifier: bool = False
+    precision: Weights = "fp32"
 
 
 def attach_and_train(
@@ -99,6 +102,7 @@ def attach_and_train(
         architecture=name,
         labels=training.classes,
         dataset=training.name,
+        weights=options.precision,
         preprocessing=options.preprocessing,
     ).with_fields(training={"command": options.command, "recipe": recipe})
     return calibrated(artifact, held_out, None, options.criterion, options.accuracy_drop_points)

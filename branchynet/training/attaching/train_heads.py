@@ -17,7 +17,7 @@ from branchynet.data.datasets import Dataset
 from branchynet.errors import DamagedData, InvalidInput
 from branchynet.network.foreign_code import foreign_code
 from branchynet.network.stages import BranchyNet
-from branchynet.training.frozen_trunk import Heads
+from branchynet.training.attaching.frozen_trunk import Heads
 from branchynet.training.losses import joint_loss
 from branchynet.training.trainer import exit_accuracies
 
