@@ -26,8 +26,8 @@ def check_model(model: object, what: str = "the model") -> None:
     """
     if isinstance(model, torch.export.ExportedProgram):
         raise InvalidInput(
-            f"{what} is a torch.export.ExportedProgram, a fixed graph; give the nn.Module that it was made of, with "
-            "its weights: module.load_state_dict(exported.state_dict)"
+            f"{what} is a torch.export.ExportedProgram; give torch.export.unflatten(program), or the file that "
+            "torch.export.save writes"
         )
     if isinstance(model, torch.jit.ScriptModule | torch.jit.ScriptFunction):
         raise InvalidInput(

@@ -1,6 +1,7 @@
-"""Where a model comes from: a function in a file, timm or torchvision by name, and weights of its own.
+"""Where a model comes from: a function in a file, an exported program, timm or torchvision by name; its own weights.
 
     find_model("model.py:build")
+    find_model("model.pt2")                             as torch.export.save wrote it
     find_model("timm:efficientnet_lite0")               pretrained, as timm has it
     find_model("torchvision:resnet18", Path("mine.pt"))  that architecture with these weights
 
@@ -27,6 +28,7 @@ from branchynet.errors import BranchyNetError, DamagedData, InvalidInput, Settin
 from branchynet.network.foreign_code import in_words
 from branchynet.network.normalisation import Normalisation
 from branchynet.surgery.admission import check_model
+from branchynet.surgery.exported_program import load_program
 
 __all__ = ["FoundModel", "Training", "find_model"]
 
@@ -42,14 +44,20 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A *model* in evaluation mode; *trained*: how, None where its source does not say."""
+    """A *model* in evaluation mode; *trained*: how, None where its source does not say.
+
+    *input_shape*: [C, H, W] of an image, None where any will do that it was not trained with.
+    """
 
     model: nn.Module
     trained: Training | None = None
+    input_shape: tuple[int, int, int] | None = None
 
 
 def find_model(where: str, weights: Path | None = None) -> FoundModel:
-    """The model at *where*: `FILE.py:CALLABLE`, `timm:NAME` or `torchvision:NAME`; with *weights*, a state dict's file.
+    """The model at *where*: `FILE.py:CALLABLE`, `FILE.pt2`, `timm:NAME` or `torchvision:NAME`.
+
+    *weights*: a state dict's file.
 
     Without them, timm's and torchvision's models come with the weights that these packages download. Raises
     `InvalidInput` for what names no model, weights that do not fit, and whatever the file's own code raises;
@@ -58,8 +66,13 @@ def find_model(where: str, weights: Path | None = None) -> FoundModel:
     """
     kind, separator, name = where.partition(":")
     sources: dict[str, Callable[[str, bool], FoundModel]] = {"timm": _of_timm, "torchvision": _of_torchvision}
-    named = separator and kind in sources
-    found = sources[kind](name, weights is None) if named else FoundModel(_of_file(where))
+    if separator and kind in sources:
+        found = sources[kind](name, weights is None)
+    elif where.endswith(".pt2"):
+        program, shape = load_program(Path(where))
+        found = FoundModel(program, input_shape=shape)
+    else:
+        found = FoundModel(_of_file(where))
     check_model(found.model, f"what {where} makes")
     if weights is not None:
         _load(found.model, weights)
@@ -70,7 +83,9 @@ def find_model(where: str, weights: Path | None = None) -> FoundModel:
 def _of_file(where: str) -> nn.Module:
     file, separator, attribute = where.rpartition(":")
     if not separator or not file.endswith(".py"):
-        raise InvalidInput(f"{where!r} is not FILE.py:CALLABLE, timm:NAME or torchvision:NAME, as in model.py:build")
+        raise InvalidInput(
+            f"{where!r} is not FILE.py:CALLABLE, FILE.pt2, timm:NAME or torchvision:NAME, as in model.py:build"
+        )
     if not Path(file).is_file():
         raise InvalidInput(f"there is no file {file}")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)

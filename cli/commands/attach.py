@@ -83,7 +83,7 @@ def attach(
 
     found = find_model(model, weights)
     preprocessing = preprocessing_for(found.trained, resize, interpolation, ground)
-    size = size_for(found.trained, dataset, size)
+    size = size_for(found, dataset, size)
     shape = input_shape(dataset, size)
     if out is None:
         _list_places(found.model, shape, after, exits)

@@ -13,12 +13,13 @@ from cli.options import colour
 
 if TYPE_CHECKING:
     from branchynet.network.normalisation import Normalisation
-    from branchynet.surgery.model_sources import Training
+    from branchynet.surgery.model_sources import FoundModel, Training
 
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="FILE.py:CALLABLE, a function or class without arguments; timm:NAME; torchvision:NAME."
+        metavar="MODEL",
+        help="FILE.py:CALLABLE, a function or class without arguments; FILE.pt2; timm:NAME; torchvision:NAME.",
     ),
 ]
 WeightsOption = Annotated[
@@ -91,12 +92,19 @@ def preprocessing_for(
     )
 
 
-def size_for(trained: Training | None, dataset: str | None, size: str | None) -> str | None:
-    """What --size is, or would be for pictures of one's own, if the model's source knows it."""
-    if size is not None or dataset is not None or trained is None:
+def size_for(found: FoundModel, dataset: str | None, size: str | None) -> str | None:
+    """What --size is, or would be for pictures of one's own, if the model's source knows it.
+
+    Raises `InvalidInput` for another one than the only one that it takes.
+    """
+    known = found.input_shape or (found.trained.input_shape if found.trained else None)
+    if dataset is not None or known is None:
         return size
-    _, height, width = trained.input_shape
-    return f"{height}x{width}"
+    _, height, width = known
+    own = f"{height}x{width}"
+    if found.input_shape is not None and size not in (None, own, *([str(height)] if height == width else [])):
+        raise InvalidInput(f"--size is {size}; the program was exported for images of {own}")
+    return size or own
 
 
 def normalisation_for(

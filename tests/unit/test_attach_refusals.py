@@ -66,7 +66,7 @@ KINDS = {
     "sparse": (lambda: with_parameter(torch.eye(2).to_sparse()), "'more'.*plain dense"),
     "quantised": (quantised, "submodule '3'.*quantised.*before convert"),
     "lazy": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES)), "has no values yet; run the model once"),
-    "exported": (exported, "torch.export.ExportedProgram.*load_state_dict"),
+    "exported": (exported, "torch.export.ExportedProgram; give torch.export.unflatten"),
     "exported module": (lambda: exported().module(), "evaluation mode: NotImplementedError.*torch.export"),
     "unflattened": (lambda: quietly(lambda: torch.export.unflatten(exported())), r"does not run .* \(1, 3, 8, 8\)"),
     "scripted": (lambda: quietly(lambda: torch.jit.script(plain())), "TorchScript.*load_state_dict"),

@@ -4,12 +4,16 @@ import pickle
 
 import pytest
 import torch
+from attached import attached, check_split
 from safetensors.torch import save_file
 from timm_models import import_timm
+from torch import nn
 
 from branchynet.data.preprocessing import Interpolation, Preprocessing, Resize
 from branchynet.errors import DamagedData, InvalidInput, Unavailable
+from branchynet.models.heads import default_head
 from branchynet.network.normalisation import Normalisation
+from branchynet.surgery.attach import legal_cuts
 from branchynet.surgery.model_sources import find_model
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -94,7 +98,7 @@ def test_what_holds_no_weights_for_it_is_refused(file, tmp_path, capfd, mistake,
 @pytest.mark.parametrize(
     ("where", "words"),
     [
-        ("model.py", "is not FILE.py:CALLABLE, timm:NAME or torchvision:NAME"),
+        ("model.py", "is not FILE.py:CALLABLE, FILE.pt2, timm:NAME or torchvision:NAME"),
         ("keras:resnet", "is not FILE.py:CALLABLE"),
         ("timm:resnet18x", "timm has no model 'resnet18x'; near names are .*resnet18"),
         ("torchvision:resnet19", "torchvision has no model 'resnet19'"),
@@ -137,3 +141,67 @@ def test_weights_that_cannot_be_downloaded_are_said_to_be_so(tmp_path, monkeypat
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="cannot be downloaded"):
         find_model("torchvision:mobilenet_v3_small")
+
+
+def exported(tmp_path, model, *images, dynamic=True, name="model.pt2"):
+    shapes = tuple({0: torch.export.Dim("batch")} for _ in images) if dynamic else None
+    torch.export.save(torch.export.export(model.eval(), images, dynamic_shapes=shapes), tmp_path / name)
+    return str(tmp_path / name)
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 5, 3, stride=2), nn.ReLU())
+        self.last = nn.Linear(5 * 5 * 4, 3)
+
+    def forward(self, x):
+        return self.last(self.second(self.first(x)).flatten(1))
+
+
+IMAGES = torch.rand(4, 3, 13, 12)
+
+
+def test_an_exported_program_has_the_places_and_the_answers_of_its_model(tmp_path):
+    model = Small().eval()
+    found = find_model(exported(tmp_path, model, IMAGES))
+    assert (found.trained, found.input_shape) == (None, (3, 13, 12))
+    assert {"first", "second"} <= {cut.name for cut in legal_cuts(found.model, found.input_shape)}
+    network = attached(found.model, ["first"], found.input_shape, 3, head=default_head)
+    check_split(model, network)
+
+
+class TakesTwo(Small):
+    def forward(self, x, y):
+        return super().forward(x + y)
+
+
+class GivesTwo(Small):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "dynamic", "reason"),
+    [
+        (Small, [IMAGES], False, 'batches of 4 images; export it for any.*Dim."batch"'),
+        (TakesTwo, [IMAGES, IMAGES], True, "from x, y to linear; it must go from one tensor to one"),
+        (GivesTwo, [IMAGES], True, "to linear, x; it must go from one"),
+        (nn.Flatten, [torch.zeros(2, 3)], True, r"takes float32 .*; it must take float32 .batch, C, H, W"),
+        (nn.Flatten, [IMAGES.double()], True, "takes float64"),
+    ],
+)
+def test_a_program_that_is_none_of_one_image_is_refused(tmp_path, model, images, dynamic, reason):
+    file = exported(tmp_path, model(), *images, dynamic=dynamic)
+    with pytest.raises(InvalidInput, match=reason):
+        find_model(file)
+
+
+def test_a_file_that_holds_no_program_is_damaged(tmp_path):
+    (tmp_path / "model.pt2").write_bytes(b"nothing of it")
+    with pytest.raises(DamagedData, match=r"model\.pt2 holds no program"):
+        find_model(str(tmp_path / "model.pt2"))
+    with pytest.raises(InvalidInput, match="there is no file"):
+        find_model(str(tmp_path / "other.pt2"))
