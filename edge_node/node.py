@@ -29,7 +29,7 @@ from branchynet.serving.versions import Versions
 from branchynet.serving.worker import Timed, Worker
 from edge_node.answers import edge_answers, fall_back, join
 from edge_node.drift_watcher import Watcher
-from edge_node.version import EdgeVersion, Way
+from edge_node.version import EdgeVersion, RequestPlan
 
 __all__ = ["EdgeNode"]
 
@@ -92,10 +92,10 @@ class EdgeNode:
         version = self.versions.current
         with version.in_use():
             arrived_s = version.clock_s()
-            way = version.way_of(images, rule, policy, accuracy_target, arrived_s)
+            asked = version.plan_request(images, rule, policy, accuracy_target, arrived_s)
             batch = images.copy()  # the message's buffer is read-only and not aligned, which torch does not take
             self._send_along(version, batch, arrived_s)
-            return await self._answer(version, way, batch, arrived_s, remaining_ms)
+            return await self._answer(version, asked, batch, arrived_s, remaining_ms)
 
     async def warm_up(self, version: EdgeVersion) -> None:
         """Send an empty image the whole way of *version*, which is not served yet: through its half and the cloud's.
@@ -120,19 +120,19 @@ class EdgeNode:
         self._worker.close()
 
     async def _answer(
-        self, version: EdgeVersion, way: Way, batch: Array, arrived_s: float, remaining_ms: float
+        self, version: EdgeVersion, asked: RequestPlan, batch: Array, arrived_s: float, remaining_ms: float
     ) -> list[Prediction]:
-        plan, rule = way.plan, way.rule
+        plan, rule = asked.plan, asked.rule
         cut = version.network.last if plan.edge_only else plan.cut
         done = await self._run(version, batch, 0, cut, rule)
         progress = done.value
-        if way.watched and cut > 0:
+        if asked.watched and cut > 0:
             version.note(progress, rule)
         if not len(progress.remaining) or plan.edge_only:
             return edge_answers(done, rule)
         asked_s = version.clock_s()
         try:
-            coded = await self._encode(cut, way.codec, progress.features)
+            coded = await self._encode(cut, asked.codec, progress.features)
             done = Timed(progress, done.queue_ms + coded.queue_ms, done.compute_ms + coded.compute_ms)
             asked_s = version.clock_s()
             left_ms = remaining_ms - 1e3 * (asked_s - arrived_s)

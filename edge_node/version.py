@@ -28,12 +28,15 @@ from edge_node.drift_watcher import Watcher
 from edge_node.offloading import Offloads
 from edge_node.uplink import Uplink
 
-__all__ = ["EdgeVersion", "Way"]
+__all__ = ["EdgeVersion", "RequestPlan"]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How one request is served: by *plan*, whose offload *codec* packs, under *rule*; *watched*: the rule is ours."""
+class RequestPlan:
+    """How one request is served: by *plan*, what it offloads packed by *codec*, under *rule*.
+
+    *watched*: the rule is the plan's and not the request's own, so the watcher may learn from it.
+    """
 
     plan: Plan
     codec: Codec
@@ -122,14 +125,14 @@ class EdgeVersion(Deployable):
         self.replanner = replanner
         self.offloads.report_to(replanner)
 
-    def way_of(
+    def plan_request(
         self,
         images: NDArray[np.generic],
         rule: ExitRule | None,
         policy: Policy,
         accuracy_target: float | None,
         arrived_s: float,
-    ) -> Way:
+    ) -> RequestPlan:
         """How the request that *arrived_s* with *images* is served; raises what `EdgeNode.classify` does."""
         check_batch(images, np.dtype(np.uint8), self.served.input_shape, self.served.max_batch, "images")
         if accuracy_target is not None:
@@ -141,7 +144,7 @@ class EdgeVersion(Deployable):
             plan = replace(plan, edge_only=False)
         rule = rule or plan.rule
         rule.check_exits(self.network.exits, self.network.classes)
-        return Way(plan, codec, rule, watched)
+        return RequestPlan(plan, codec, rule, watched)
 
     def note(self, progress: Progress, rule: ExitRule) -> None:
         """Have the watcher see a batch that ran under *rule*, a plan's; it may move the rule of the next ones."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from edge_node.node import EdgeNode
 from edge_node.open_inference import EdgeModel
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings
+from orchestrator.runs.deploy import deploy
 
 LABELS = tuple("abcdefghij")
 
@@ -83,6 +84,41 @@ def are_of(answers: list[Prediction], expected: tuple[list[int], NDArray[np.floa
     return [answer.exit for answer in answers] == exits and all(
         np.array_equal(answer.probabilities, row) for answer, row in zip(answers, probabilities, strict=True)
     )
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A cloud and its edges, which serve the *old* version of *folder*; *lines* is what a deployment reports."""
+
+    cloud: Running
+    edges: list[Running]
+    folder: Path
+    old: Artifact
+    new: Artifact
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Running]:
+        return [self.cloud, *self.edges]
+
+    async def deploy(self, name: str = "net@v2", edges: list[str] | None = None, **options: float) -> bool:
+        targets = [edge.target for edge in self.edges] if edges is None else edges
+        chosen = {"quiet_s": 0.0, "wait_s": 5.0, **options}
+        return (await deploy(name, targets, self.cloud.target, self.lines.append, **chosen)).complete
+
+    def hold(self, *artifacts: Artifact) -> bool:
+        """Whether every node holds these versions and no other; the first is the one that is served."""
+        hashes = [artifact.manifest.content_hash for artifact in artifacts]
+        return all(node.holds() == hashes for node in self.all)
+
+
+@contextlib.asynccontextmanager
+async def running(made: Path, edges: int = 1, edge_folder: Path | None = None) -> AsyncIterator[Nodes]:
+    async with contextlib.AsyncExitStack() as stack:
+        cloud = await stack.enter_async_context(deploying_cloud(made / "net", made))
+        starting = [deploying_edge(made / "net", edge_folder or made, cloud.target) for _ in range(edges)]
+        started = [await stack.enter_async_context(edge) for edge in starting]
+        yield Nodes(cloud, started, made, Artifact.open(made / "net"), Artifact.open(made / "net@v2"))
 
 
 @contextlib.asynccontextmanager

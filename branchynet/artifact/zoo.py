@@ -75,6 +75,7 @@ def find(name_or_folder: str | Path) -> Path:
 def find_in(folder: Path, name: str) -> Path:
     """The artifact called *name* in *folder*, for a caller who shall reach nothing else on this disk.
 
+    A link that lies in the folder is followed: who may make one there may also copy an artifact there.
     Raises `InvalidInput` for what is more than a name, and `UnknownModel`, with the names there are, for another one.
     """
     if name in ("", "..") or Path(name).name != name or "\\" in name or shown(name) != name or len(name) > LONGEST_NAME:

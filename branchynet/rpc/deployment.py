@@ -65,7 +65,7 @@ class Deployment(Generic[V]):
             raise Unavailable("this node loads a version for somebody else; ask again when that is done")
         self._loading = True
         try:
-            return await self._load(Artifact.open(zoo.find_in(self._folder, name)), force)
+            return await self._load(await asyncio.to_thread(_open, self._folder, name), force)
         finally:
             self._loading = False
 
@@ -81,6 +81,10 @@ class Deployment(Generic[V]):
         await self._warm_up(version)
         self.versions.put_beside(version)
         return version
+
+
+def _open(folder: Path, name: str) -> Artifact:
+    return Artifact.open(zoo.find_in(folder, name))
 
 
 def _check_codecs(old: Artifact, new: Artifact) -> None:
