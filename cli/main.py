@@ -20,6 +20,7 @@ from cli.commands import (
     calibrate,
     classify,
     demo,
+    deploy,
     evaluate,
     fleet,
     models,
@@ -92,6 +93,11 @@ _add(
     bench.bench,
     "branchynet bench 127.0.0.1:8001 --concurrency 16 --seconds 20",
     "branchynet bench 127.0.0.1:8011 --rate 200 --protocol open-inference",
+    panel="Serve",
+)
+_add(
+    deploy.deploy,
+    "branchynet deploy lite0@v2 --edge 10.0.0.7:8001 --edge 10.0.0.8:8001 --cloud 10.0.0.2:8011",
     panel="Serve",
 )
 _add(

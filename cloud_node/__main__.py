@@ -38,7 +38,7 @@ async def _serve(settings: CloudSettings) -> None:
     with open_cloud(settings) as (node, limit):
         services = [CloudService(node).register, OpenInferenceService(CloudModel(node)).register]
         if settings.control:
-            services.append(ControlService(node.prober(), settings).register)
+            services.append(ControlService(node.prober, settings, deployment=node.deployment).register)
         await serve_until_stopped(services, settings, limit, aliases=[WIRE_NAME])
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.artifact.artifact import Artifact
 from branchynet.codecs import Payload
-from branchynet.errors import InvalidInput
 from branchynet.exits.rules import ExitRule, History
-from branchynet.network.runner import Progress, Runner
+from branchynet.rpc.deployment import Deployment
+from branchynet.serving.prediction import ServedModel
 from branchynet.serving.stage_timer import Prober
-from branchynet.serving.validation import check_batch, check_hash
+from branchynet.serving.versions import Versions
 from branchynet.serving.worker import Worker
+from cloud_node.version import CloudVersion
 
 __all__ = ["CloudNode", "Resumed"]
 
@@ -30,21 +30,27 @@ class Resumed:
 
 
 class CloudNode:
-    """Stages [first, n) of an artifact, run on one compute thread, *slowdown* times as slow as this machine is."""
+    """The *version* of a network that is served, and those to come, on one compute thread.
 
-    def __init__(self, artifact: Artifact, network: Runner, max_batch: int, slowdown: float = 1.0) -> None:
-        if network.last != network.total_stages:
-            raise InvalidInput(f"a cloud half must reach the last stage, this one ends at {network.last}")
-        self.served = artifact.manifest.served((network.first, network.last), max_batch)
-        self._network = network
-        self._shapes = artifact.manifest.cut_shapes
-        self._codec, self._codecs_at = artifact.codec, artifact.codecs_at
+    Each request says by its content hash which of them it is for. Computing takes *slowdown* times as long as it takes
+    this machine.
+    """
+
+    def __init__(self, version: CloudVersion, slowdown: float = 1.0) -> None:
+        self.versions = Versions(version)
+        # How others are loaded; None: they are not. Set by who opened this one, and knows where artifacts lie.
+        self.deployment: Deployment[CloudVersion] | None = None
         self._worker = Worker("cloud-compute", slowdown)
+
+    @property
+    def served(self) -> ServedModel:
+        """What is described to whoever asks."""
+        return self.versions.current.served
 
     @property
     def shapes(self) -> dict[int, tuple[int, ...]]:
         """Shape of one sample's tensor at each cut where this node can resume."""
-        return {cut: self._shapes[cut] for cut in range(self._network.first, self._network.total_stages)}
+        return self.versions.current.shapes
 
     async def resume(
         self,
@@ -59,47 +65,29 @@ class CloudNode:
         *sent*: uint8 images at cut 0, float32 maps otherwise, or what a codec made of them. *history*: int32 [B, 2],
         see `Runner.resume`. Raises `ArtifactMismatch`, `InvalidInput` or `TooLarge` before any layer runs.
         """
-        check_hash(content_hash, self.served.content_hash)
-        self._check_cut(cut)
-        rule = rule or self._own_rule(cut)
-        rule.check_exits(self._network.exits, self._network.classes)
-        if isinstance(sent, Payload):
-            # Decoding takes as long as a small layer, which the event loop should not wait for either.
-            done = await self._worker.run(self._decode_and_run, cut, sent, rule, history)
-        else:
-            self._check(cut, sent, rule, history)
-            features = sent.copy()  # the message's buffer is read-only and not aligned, which torch does not take
-            done = await self._worker.run(self._run, cut, features, rule, history)
+        version = self.versions.of_hash(content_hash)
+        with version.in_use():
+            rule = version.rule_at(cut, rule)
+            if isinstance(sent, Payload):
+                # Decoding takes as long as a small layer, which the event loop should not wait for either.
+                done = await self._worker.run(version.decode_and_run, cut, sent, rule, history)
+            else:
+                version.check(cut, sent, rule, history)
+                features = sent.copy()  # the message's buffer is read-only and not aligned, which torch does not take
+                done = await self._worker.run(version.run, cut, features, rule, history)
         return Resumed(done.value.exits, done.value.logits, done.queue_ms, done.compute_ms)
 
+    async def warm_up(self, version: CloudVersion) -> None:
+        """Run all stages of *version*, which is not served yet, so that buffers are there before the first request."""
+        cut, shape = next(iter(version.shapes.items()))
+        empty = np.zeros((1, *shape), np.uint8 if cut == 0 else np.float32)
+        # Only a rule without memory knows what to do with a map that has no history.
+        await self._worker.run(version.run, cut, empty, ExitRule.never(version.network.exits), None)
+
     def prober(self) -> Prober:
-        """What times this node's stages and codecs between its requests."""
-        shape = self._shapes[self._network.first]
-        return Prober(self.served, self._network, self._worker, self._codecs_at, shape)
+        """What times the stages and codecs of the version that is served, between its requests."""
+        return self.versions.current.prober(self._worker)
 
     def close(self) -> None:
         """End the compute thread after the call that runs."""
         self._worker.close()
-
-    def _own_rule(self, cut: int) -> ExitRule:
-        """The artifact's rule, and none with a memory where there is nothing left to decide."""
-        return ExitRule.never(self._network.exits) if self._network.is_decided(cut) else self.served.rule
-
-    def _decode_and_run(self, cut: int, payload: Payload, rule: ExitRule, history: History | None) -> Progress:
-        codec = self._codec(payload.codec, cut)
-        features = codec.decode(payload, self._shapes[cut], self.served.max_batch)
-        self._check(cut, features, rule, history)
-        return self._run(cut, features if features.flags.writeable else features.copy(), rule, history)
-
-    def _run(self, cut: int, features: NDArray[np.generic], rule: ExitRule, history: History | None) -> Progress:
-        return self._network.resume(features, cut, self._network.total_stages, rule, history)
-
-    def _check(self, cut: int, tensor: NDArray[np.generic], rule: ExitRule, history: History | None) -> None:
-        dtype = np.dtype(np.uint8 if cut == 0 else np.float32)
-        check_batch(tensor, dtype, self._shapes[cut], self.served.max_batch, f"tensor at cut {cut}")
-        rule.check_history(history, len(tensor), self._network.classes, self._network.exits_before(cut))
-
-    def _check_cut(self, cut: int) -> None:
-        first, last = self._network.first, self._network.total_stages - 1
-        if not first <= cut <= last:
-            raise InvalidInput(f"cut is {cut}; this node can resume at {first} to {last}")

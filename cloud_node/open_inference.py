@@ -21,7 +21,7 @@ from branchynet.rpc.open_inference.values import (
     image_spec,
     rule_from_parameters,
 )
-from branchynet.serving.prediction import Place
+from branchynet.serving.prediction import Place, ServedModel
 from cloud_node.node import CloudNode
 
 __all__ = ["CloudModel"]
@@ -33,21 +33,32 @@ class CloudModel:
     def __init__(self, node: CloudNode) -> None:
         self._node = node
         self.server = "branchynet-cloud"
-        self.served = node.served
-        shapes = node.shapes
-        deeper = [shape for cut, shape in shapes.items() if cut > 0]
-        self.inputs: tuple[TensorSpec, ...] = (image_spec(node.served),) if 0 in shapes else ()
-        if deeper:
-            self.inputs = (*self.inputs, TensorSpec("features", "FP32", (-1, *_common(deeper))))
         self.parameters: Mapping[str, Kinds] = {**RULE_PARAMETERS, "cut": INTEGER}
-        self.settings: Mapping[str, str] = {"cut_shapes": json.dumps(shapes)}
+
+    @property
+    def served(self) -> ServedModel:
+        """What the node serves now; the version changes."""
+        return self._node.served
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Images, feature maps, or both, as the cuts of the served network have it."""
+        shapes = self._node.shapes
+        deeper = [shape for cut, shape in shapes.items() if cut > 0]
+        images = (image_spec(self.served),) if 0 in shapes else ()
+        return (*images, TensorSpec("features", "FP32", (-1, *_common(deeper)))) if deeper else images
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """The shapes by their cuts."""
+        return {"cut_shapes": json.dumps(self._node.shapes)}
 
     async def infer(self, inference: Inference) -> Answers:
         """The answers to a batch of images or feature maps; raises `InvalidInput` or `TooLarge`."""
-        cut = _cut(inference.name, inference.parameters)
-        rule = rule_from_parameters(inference.parameters, self.served.rule) or self.served.rule
+        cut, served = _cut(inference.name, inference.parameters), self.served
+        rule = rule_from_parameters(inference.parameters, served.rule) or served.rule
         resumed = await self._node.resume(
-            self.served.content_hash,
+            served.content_hash,
             cut,
             self._of_cut(inference.tensor, cut),
             rule,

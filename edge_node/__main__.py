@@ -38,7 +38,7 @@ async def _serve(settings: EdgeSettings) -> None:
     async with open_edge(settings) as (node, limit):
         services = [EdgeService(node).register, OpenInferenceService(EdgeModel(node)).register]
         if settings.control:
-            services.append(ControlService(node.prober(), settings, node).register)
+            services.append(ControlService(node.prober, settings, node, node.deployment).register)
         await serve_until_stopped(services, settings, limit, aliases=[WIRE_NAME])
 
 

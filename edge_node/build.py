@@ -15,12 +15,14 @@ from branchynet.network.runner import Runner, set_torch_threads
 from branchynet.placement.offload_deadline import OffloadLimits
 from branchynet.placement.plan import Plan
 from branchynet.placement.replanner import Replanner
+from branchynet.rpc.deployment import Deployment
 from branchynet.rpc.message_limits import bounded_batch
 from branchynet.serving.settings import engine_of
 from edge_node.drift_watcher import Watcher
 from edge_node.grpc_uplink import GrpcUplink
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
+from edge_node.version import EdgeVersion
 
 __all__ = ["open_edge"]
 
@@ -34,38 +36,52 @@ async def open_edge(settings: EdgeSettings, plan: Plan | None = None) -> AsyncIt
     the scores.
     """
     artifact = Artifact.open(settings.artifact)
-    manifest = artifact.manifest
     _check_one_chooser(settings)
+    _, limit = bounded_batch(settings.max_batch, artifact.manifest.max_sample_bytes)
+    uplink = GrpcUplink(settings.cloud, artifact.manifest.content_hash, limit) if settings.cloud else None
+    try:
+        node = EdgeNode(_version(settings, artifact, uplink, limit, plan), settings.slowdown)
+        # A plan that was handed over is the first artifact's; the next one's is what settings and artifact say.
+        node.deployment = Deployment(
+            node.versions, settings.artifacts, lambda found: _version(settings, found, uplink, limit), node.warm_up
+        )
+        try:
+            yield node, limit
+        finally:
+            node.close()
+    finally:
+        if uplink is not None:
+            await uplink.close()
+
+
+def _version(
+    settings: EdgeSettings, artifact: Artifact, uplink: GrpcUplink | None, limit_bytes: int, plan: Plan | None = None
+) -> EdgeVersion:
+    """*artifact* at an edge with *settings*, whose messages have at most *limit_bytes*.
+
+    Files of plans are read anew for each version, and must be for it.
+    """
+    manifest = artifact.manifest
     plans = None if settings.adapt is None else _plans(settings.adapt, manifest, settings.cut)
     plan = plan if settings.plan is None else read_plan(settings.plan, manifest)
     cut = plans.profile.held if plans else settings.cut or (plan.cut if plan else 0) or manifest.cut
     half = artifact.runner(0, cut, engine_of(settings), settings.threads)
     set_torch_threads(half, settings.threads)
-    max_batch, limit = bounded_batch(settings.max_batch, manifest.max_sample_bytes)
-    uplink = GrpcUplink(settings.cloud, manifest.content_hash, limit) if settings.cloud else None
-    limits = OffloadLimits(settings.offload_timeout_ms, settings.reserve_ms)
-    node = EdgeNode(
+    max_batch, _ = bounded_batch(settings.max_batch, manifest.max_sample_bytes, limit_bytes)
+    version = EdgeVersion(
         artifact,
         half,
-        uplink,
-        limits,
+        uplink and uplink.for_artifact(manifest.content_hash),
+        OffloadLimits(settings.offload_timeout_ms, settings.reserve_ms),
         max_batch,
         image_codec=settings.image_codec,
-        slowdown=settings.slowdown,
     )
-    try:
-        if (watcher := _watcher(artifact, half, settings.keep_exit_share)) is not None:
-            node.watch(watcher)
-        node.adopt(plan or Plan(cut, manifest.rule, codec=settings.codec))
-        if plans:
-            node.follow(
-                Replanner(plans.candidates, plans.profile, plans.guessed, plans.adaptation, time.perf_counter())
-            )
-        yield node, limit
-    finally:
-        if uplink is not None:
-            await uplink.close()
-        node.close()
+    if (watcher := _watcher(artifact, half, settings.keep_exit_share)) is not None:
+        version.watch(watcher)
+    version.adopt(plan or Plan(cut, manifest.rule, codec=settings.codec))
+    if plans:
+        version.follow(Replanner(plans.candidates, plans.profile, plans.guessed, plans.adaptation, time.perf_counter()))
+    return version
 
 
 def _check_one_chooser(settings: EdgeSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 import grpc
@@ -30,6 +31,12 @@ class GrpcUplink:
         self._content_hash = content_hash
         self._log = logger(cloud=target)
         self._answering = True
+
+    def for_artifact(self, content_hash: str) -> GrpcUplink:
+        """The same way, over the same connection, for another version of the network; closing either closes both."""
+        other = copy.copy(self)
+        other._content_hash = content_hash
+        return other
 
     async def resume(
         self, cut: int, sent: Sendable, rule: ExitRule | None, timeout_ms: float, history: History | None = None

@@ -32,7 +32,6 @@ class EdgeModel:
     def __init__(self, node: EdgeNode) -> None:
         self._node = node
         self.server = "branchynet-edge"
-        self.inputs: tuple[TensorSpec, ...] = (image_spec(node.served),)
         self.parameters: Mapping[str, Kinds] = {
             **RULE_PARAMETERS,
             "accuracy_target": NUMBER,
@@ -42,8 +41,13 @@ class EdgeModel:
 
     @property
     def served(self) -> ServedModel:
-        """What the node serves now; its rule is that of a plan, which changes."""
+        """What the node serves now; the version changes, and its rule is that of a plan, which changes, too."""
         return self._node.served
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Images, as the served network takes them."""
+        return (image_spec(self._node.served),)
 
     @property
     def settings(self) -> Mapping[str, str]:

@@ -234,6 +234,50 @@ class PlanReply(_message.Message):
     plan: Plan
     def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
 
+class LoadVersionRequest(_message.Message):
+    __slots__ = ("artifact", "force")
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    artifact: str
+    force: bool
+    def __init__(self, artifact: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class SwitchVersionRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class RetireVersionRequest(_message.Message):
+    __slots__ = ("id", "unused_s")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    UNUSED_S_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    unused_s: float
+    def __init__(self, id: _Optional[str] = ..., unused_s: _Optional[float] = ...) -> None: ...
+
+class HeldVersion(_message.Message):
+    __slots__ = ("id", "model", "content_hash", "under_way")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    UNDER_WAY_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    model: str
+    content_hash: str
+    under_way: int
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., content_hash: _Optional[str] = ..., under_way: _Optional[int] = ...) -> None: ...
+
+class VersionsReply(_message.Message):
+    __slots__ = ("versions", "id", "rss_bytes")
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedCompositeFieldContainer[HeldVersion]
+    id: str
+    rss_bytes: int
+    def __init__(self, versions: _Optional[_Iterable[_Union[HeldVersion, _Mapping]]] = ..., id: _Optional[str] = ..., rss_bytes: _Optional[int] = ...) -> None: ...
+
 class ProfileRequest(_message.Message):
     __slots__ = ("images", "batches", "rounds", "codecs")
     IMAGES_FIELD_NUMBER: _ClassVar[int]

@@ -290,6 +290,21 @@ class ControlStub:
                 request_serializer=split__inference__pb2.GetPlanRequest.SerializeToString,
                 response_deserializer=split__inference__pb2.PlanReply.FromString,
                 _registered_method=True)
+        self.LoadVersion = channel.unary_unary(
+                '/branchynet.v1.Control/LoadVersion',
+                request_serializer=split__inference__pb2.LoadVersionRequest.SerializeToString,
+                response_deserializer=split__inference__pb2.VersionsReply.FromString,
+                _registered_method=True)
+        self.SwitchVersion = channel.unary_unary(
+                '/branchynet.v1.Control/SwitchVersion',
+                request_serializer=split__inference__pb2.SwitchVersionRequest.SerializeToString,
+                response_deserializer=split__inference__pb2.VersionsReply.FromString,
+                _registered_method=True)
+        self.RetireVersion = channel.unary_unary(
+                '/branchynet.v1.Control/RetireVersion',
+                request_serializer=split__inference__pb2.RetireVersionRequest.SerializeToString,
+                response_deserializer=split__inference__pb2.VersionsReply.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -319,6 +334,32 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadVersion(self, request, context):
+        """From one version of the network to another while requests go on, by three calls; none of them is served by halves
+        of two. First every node loads the new version, the cloud first; then the edges and the cloud switch; then all retire
+        the old version, the edges first.
+        Holds an artifact of this node's --artifacts beside the one that is served, after a request that showed that it
+        works: an edge's goes through the cloud, too. Nothing changes for anybody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwitchVersion(self, request, context):
+        """Serves the requests that come from now on by that version; those under way end as they began. A cloud goes on to
+        answer offloads of both. The other version is kept, so that one can switch back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireVersion(self, request, context):
+        """Frees a version that is not served; one that is not held is no error. UNAVAILABLE while requests need it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -336,6 +377,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.GetPlan,
                     request_deserializer=split__inference__pb2.GetPlanRequest.FromString,
                     response_serializer=split__inference__pb2.PlanReply.SerializeToString,
+            ),
+            'LoadVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadVersion,
+                    request_deserializer=split__inference__pb2.LoadVersionRequest.FromString,
+                    response_serializer=split__inference__pb2.VersionsReply.SerializeToString,
+            ),
+            'SwitchVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchVersion,
+                    request_deserializer=split__inference__pb2.SwitchVersionRequest.FromString,
+                    response_serializer=split__inference__pb2.VersionsReply.SerializeToString,
+            ),
+            'RetireVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireVersion,
+                    request_deserializer=split__inference__pb2.RetireVersionRequest.FromString,
+                    response_serializer=split__inference__pb2.VersionsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -421,6 +477,87 @@ class Control:
             '/branchynet.v1.Control/GetPlan',
             split__inference__pb2.GetPlanRequest.SerializeToString,
             split__inference__pb2.PlanReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/branchynet.v1.Control/LoadVersion',
+            split__inference__pb2.LoadVersionRequest.SerializeToString,
+            split__inference__pb2.VersionsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/branchynet.v1.Control/SwitchVersion',
+            split__inference__pb2.SwitchVersionRequest.SerializeToString,
+            split__inference__pb2.VersionsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/branchynet.v1.Control/RetireVersion',
+            split__inference__pb2.RetireVersionRequest.SerializeToString,
+            split__inference__pb2.VersionsReply.FromString,
             options,
             channel_credentials,
             insecure,

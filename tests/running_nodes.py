@@ -41,11 +41,13 @@ from cloud_node.node import CloudNode
 from cloud_node.open_inference import CloudModel
 from cloud_node.service import CloudService
 from cloud_node.settings import CloudSettings
+from cloud_node.version import CloudVersion
 from edge_node.grpc_uplink import GrpcUplink
 from edge_node.node import EdgeNode
 from edge_node.open_inference import EdgeModel
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings
+from edge_node.version import EdgeVersion
 from protos import split_inference_pb2_grpc as pb_grpc
 from simulations.link.proxy import Direction, LinkProxy, LinkSettings
 
@@ -133,7 +135,7 @@ async def serving(
     settings: Any,
     limit: int,
     model: Model | None = None,
-    prober: Prober | None = None,
+    prober: Callable[[], Prober] | None = None,
     planned: EdgeNode | None = None,
 ) -> AsyncIterator[int]:
     """`running_server` without the moment for which it says NOT_SERVING when it ends: nobody watches here.
@@ -169,13 +171,13 @@ async def serving_cloud(
 ) -> AsyncIterator[Cloud]:
     artifact = Artifact.open(folder)
     network = artifact.network(first_stage)
-    node = CloudNode(artifact, network, max_batch)
+    node = CloudNode(CloudVersion(artifact, network, max_batch))
     service = RecordingCloud(node)
     service.seen = seen if seen is not None else []
     max_batch, limit = bounded_batch(max_batch, artifact.manifest.max_sample_bytes)
     settings = CloudSettings.model_construct(host=host, port=port, max_batch=max_batch, grace_s=2.0)
     try:
-        prober = node.prober() if control else None
+        prober = node.prober if control else None
         async with serving(service.register, settings, limit, CloudModel(node), prober) as bound:
             yield Cloud(bound, node, network)
     finally:
@@ -204,13 +206,14 @@ async def serving_edge(
     max_batch, limit = bounded_batch(max_batch, manifest.max_sample_bytes)
     uplink = GrpcUplink(cloud, manifest.content_hash, limit) if cloud else None
     limits = OffloadLimits(offload_timeout_ms, reserve_ms)
-    node = EdgeNode(artifact, network, uplink, limits, max_batch, clock_s, image_codec=image_codec, slowdown=slowdown)
+    version = EdgeVersion(artifact, network, uplink, limits, max_batch, clock_s, image_codec)
+    node = EdgeNode(version, slowdown)
     node.adopt(Plan(network.last, manifest.rule, codec=codec))
     settings = EdgeSettings.model_construct(port=0, max_batch=max_batch, grace_s=2.0)
     try:
         async with (
             serving(
-                EdgeService(node).register, settings, limit, EdgeModel(node), node.prober() if control else None, node
+                EdgeService(node).register, settings, limit, EdgeModel(node), node.prober if control else None, node
             ) as port,
             AsyncClient(f"127.0.0.1:{port}") as client,
         ):

@@ -135,9 +135,9 @@ class Manifest:
         return {**self.files, **self.graphs, **bottlenecks}
 
     def served(self, stages: tuple[int, int], max_batch: int) -> ServedModel:
-        """How a node that holds *stages* [first, last) describes itself to clients."""
+        """How a node that holds *stages* [first, last) describes itself; to clients, lite0@v2 is the model lite0."""
         return ServedModel(
-            model=self.name,
+            model=self.name.partition("@")[0] or self.name,
             content_hash=self.content_hash,
             stages=stages,
             total_stages=self.stages,

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from branchynet.errors import SettingsError, UnknownModel
+from branchynet.errors import InvalidInput, SettingsError, UnknownModel
+from branchynet.terminal import shown
 
-__all__ = ["ZOO_VARIABLE", "find", "shipped", "trained"]
+__all__ = ["ZOO_VARIABLE", "find", "find_in", "shipped", "trained"]
 
 ZOO_VARIABLE = "BRANCHYNET_ZOO"
 # Where `branchynet train` writes: runs/RECIPE/artifact, from the folder it is called in.
 RUNS = Path("runs")
+LONGEST_NAME = 60  # characters; any file system takes so many, whatever bytes they make
 _PACKAGE = Path(__file__).parents[1]
 # A checkout is known by what is never installed; else a folder called zoo beside site-packages would be taken for ours.
 _CHECKOUT = _PACKAGE.parent
@@ -68,3 +70,17 @@ def find(name_or_folder: str | Path) -> Path:
         f"{name!r} is neither a folder nor a shipped artifact; shipped are {', '.join(sorted(shipped_here))}{here}. "
         f"More lie in the zoo/ of the repository: set {ZOO_VARIABLE} to that folder"
     )
+
+
+def find_in(folder: Path, name: str) -> Path:
+    """The artifact called *name* in *folder*, for a caller who shall reach nothing else on this disk.
+
+    A link that lies in the folder is followed: who may make one there may also copy an artifact there.
+    Raises `InvalidInput` for what is more than a name, and `UnknownModel`, with the names there are, for another one.
+    """
+    if name in ("", "..") or Path(name).name != name or "\\" in name or shown(name) != name or len(name) > LONGEST_NAME:
+        raise InvalidInput(f"{name[:80]!r} is no name of an artifact; it must be that of a folder, without a way to it")
+    if not (folder / name / "manifest.json").is_file():
+        there = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+        raise UnknownModel(f"{name!r} is not among the artifacts of this node; they are {', '.join(there) or 'none'}")
+    return folder / name

@@ -142,8 +142,8 @@ class Client(Connection):
         *images*: one uint8 array [B, C, H, W], or a sequence of images in any mixture: uint8 arrays [C, H, W] or
         [H, W] (grey), PIL images, paths of image files. Arrays are sent as they are; image files are turned upright,
         made grey or RGB and resized as the artifact's preprocessing says. A batch larger than the edge takes goes in
-        several requests. The edge is asked once what it serves and takes, by the first call with an image file or more
-        than one image.
+        several requests. What the edge serves and takes is asked by the first call with an image file or more than one
+        image, and anew after answers of another version of the model.
         *rule* and *policy* replace the node's own for this request; *model* must be what it serves, if given.
         *accuracy_target*, in place of a rule: the cheapest thresholds with at least this accuracy (0..1) on the
         artifact's calibration split, which is an estimate and no guarantee.
@@ -158,7 +158,9 @@ class Client(Connection):
         if served is None and work.needs_served:
             served = self._remember(self._call(self._edge.Describe, pb.DescribeRequest(), work.left_s()))
         for request in work.requests(served):
-            work.take(request, self._call(self._edge.Classify, request, work.left_s()))
+            reply = self._call(self._edge.Classify, request, work.left_s())
+            self._note_version(reply.content_hash)
+            work.take(request, reply)
         return work.predictions
 
     def classify_one(self, image: Image, **options: Unpack[Options]) -> Prediction:
@@ -203,7 +205,9 @@ class AsyncClient(AsyncConnection):
             served = self._remember(await self._call(self._node.Describe, pb.DescribeRequest(), work.left_s()))
         requests = await asyncio.to_thread(work.requests, served) if work.has_files else work.requests(served)
         for request in requests:
-            work.take(request, await self._call(self._node.Classify, request, work.left_s()))
+            reply = await self._call(self._node.Classify, request, work.left_s())
+            self._note_version(reply.content_hash)
+            work.take(request, reply)
         return work.predictions
 
     async def classify_one(self, image: Image, **options: Unpack[Options]) -> Prediction:

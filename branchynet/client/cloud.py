@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import numpy as np
 from numpy.typing import NDArray
 
 from branchynet.client.connection import DESCRIBE_TIMEOUT_MS, AsyncConnection, checked_ms, parts
-from branchynet.errors import InvalidInput
+from branchynet.errors import ArtifactMismatch, InvalidInput
 from branchynet.exits.rules import ExitRule
 from branchynet.rpc import messages
 from branchynet.serving.prediction import Place, Policy, Prediction, ServedModel
@@ -46,7 +47,15 @@ class AsyncCloudClient(AsyncConnection):
         if policy is Policy.EDGE_ONLY:
             raise InvalidInput(f"policy is {policy.value}; {self._target} is a cloud node")
         until_s = time.monotonic() + checked_ms(deadline_ms, "deadline_ms") / 1e3
-        served = self._served or await self.describe(timeout_ms=deadline_ms)
+        if self._served is not None:
+            with contextlib.suppress(ArtifactMismatch):  # another version has been deployed since it was described
+                return await self._resume(self._served, images, rule, until_s)
+        return await self._resume(await self.describe(timeout_ms=deadline_ms), images, rule, until_s)
+
+    async def _resume(
+        self, served: ServedModel, images: NDArray[np.uint8], rule: ExitRule | None, until_s: float
+    ) -> list[Prediction]:
+        """One prediction for each of *images* by the version that is *served*."""
         predictions: list[Prediction] = []
         for part in parts(images, served.max_batch):
             request = messages.resume_request(served.content_hash, 0, part, rule)

@@ -13,7 +13,15 @@ import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from branchynet.errors import BranchyNetError, Cancelled, DeadlineExceeded, InvalidInput, Unavailable
+from branchynet.errors import (
+    ArtifactMismatch,
+    BranchyNetError,
+    Cancelled,
+    DeadlineExceeded,
+    InvalidInput,
+    TooLarge,
+    Unavailable,
+)
 from branchynet.rpc import messages
 from branchynet.rpc.channel import error_from_rpc, open_channel
 from branchynet.rpc.message_limits import MAX_MESSAGE_BYTES, MESSAGE_OVERHEAD_BYTES
@@ -39,6 +47,11 @@ class Connection:
         self._served = messages.served_from_reply(reply)
         return self._served
 
+    def _note_version(self, content_hash: str) -> None:
+        """An answer is of the version with *content_hash*; if another one was described, the next call asks anew."""
+        if self._served is not None and content_hash != self._served.content_hash:
+            self._served = None
+
     @contextlib.contextmanager
     def our_errors(self) -> Iterator[None]:
         """Around one call: raises ours for gRPC's errors, and `Cancelled` on a closed client."""
@@ -54,7 +67,10 @@ class Connection:
                 raise
             raise closed from None
         except grpc.RpcError as failure:
-            raise closed if self._closed else self._named(error_from_rpc(failure)) from None
+            error = error_from_rpc(failure)
+            if isinstance(error, InvalidInput | TooLarge | ArtifactMismatch):
+                self._served = None  # it may describe a version of before: the next call asks anew
+            raise closed if self._closed else self._named(error) from None
         except (grpc.aio.UsageError, ValueError):
             # How the two kinds of channel refuse a call that comes just after they were closed.
             if not self._closed:

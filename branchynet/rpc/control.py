@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from branchynet.errors import BranchyNetError, DeadlineExceeded, InvalidInput, Unavailable
+from branchynet.errors import InvalidInput
 from branchynet.placement.plan import Plan
 from branchynet.rpc import messages
-from branchynet.rpc.channel import error_from_rpc, open_channel
+from branchynet.rpc.control_channel import NO_PLAN, control_of
+from branchynet.rpc.deployment import Deployment
+from branchynet.rpc.versions import versions_to_reply
 from branchynet.serving.prediction import ServedModel
 from branchynet.serving.settings import NodeSettings
 from branchynet.serving.stage_timer import CodecTimes, NodeProfile, Prober, Spread
@@ -23,10 +24,8 @@ from protos import split_inference_pb2_grpc as pb_grpc
 
 __all__ = ["ControlService", "Planned", "ask_profile", "get_plan", "set_plan"]
 
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 TIMEOUT_S = 300.0
 PLAN_TIMEOUT_S = 5.0
-NO_PLAN = "has no plan: it is a cloud, which takes up each request where its edge left off"
 
 
 class Planned(Protocol):
@@ -48,15 +47,25 @@ class Planned(Protocol):
 
 
 class ControlService(pb_grpc.ControlServicer):
-    """Lets callers have the profile of a node with *settings*, made by its *prober*, and set its plan if it has one."""
+    """Lets callers order a node with *settings* about: profiles of its *prober*, plans if it has any, versions.
+
+    *prober* gives that of the version that is served. *deployment* is None for a node that stays with one version.
+    """
 
     # A service of its own, so that a node may leave it out, but on the node's port: a second one would take more
     # firewall rules, for callers who reach the first anyway.
 
-    def __init__(self, prober: Prober, settings: NodeSettings, planned: Planned | None = None) -> None:
+    def __init__(
+        self,
+        prober: Callable[[], Prober],
+        settings: NodeSettings,
+        planned: Planned | None = None,
+        deployment: Deployment[Any] | None = None,
+    ) -> None:
         self._prober = prober
         self._settings = settings
         self._planned = planned
+        self._deployment = deployment
 
     def register(self, server: grpc.aio.Server) -> str:
         """Add this service to *server*; its full name."""
@@ -67,7 +76,7 @@ class ControlService(pb_grpc.ControlServicer):
         self, request: pb.ProfileRequest, context: grpc.aio.ServicerContext[pb.ProfileRequest, pb.ProfileReply]
     ) -> pb.ProfileReply:
         """See `split_inference.proto`."""
-        found = await self._prober.profile(
+        found = await self._prober().profile(
             messages.array_from_tensor(request.images, "images to profile on"),
             tuple(request.batches) or (1,),
             request.rounds,
@@ -95,6 +104,37 @@ class ControlService(pb_grpc.ControlServicer):
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, NO_PLAN)
         return self._plan_reply(self._planned)
 
+    async def LoadVersion(
+        self, request: pb.LoadVersionRequest, context: grpc.aio.ServicerContext[pb.LoadVersionRequest, pb.VersionsReply]
+    ) -> pb.VersionsReply:
+        """See `split_inference.proto`; so for the next two."""
+        version = await self._deployed.load(request.artifact, force=request.force)
+        return versions_to_reply(self._deployed.versions, version.id)
+
+    async def SwitchVersion(
+        self,
+        request: pb.SwitchVersionRequest,
+        context: grpc.aio.ServicerContext[pb.SwitchVersionRequest, pb.VersionsReply],
+    ) -> pb.VersionsReply:
+        """Raises `UnknownModel` for a version that is not held."""
+        self._deployed.versions.switch(request.id)
+        return versions_to_reply(self._deployed.versions, request.id)
+
+    async def RetireVersion(
+        self,
+        request: pb.RetireVersionRequest,
+        context: grpc.aio.ServicerContext[pb.RetireVersionRequest, pb.VersionsReply],
+    ) -> pb.VersionsReply:
+        """Raises `Unavailable` while requests need it, `InvalidInput` for the version that is served."""
+        self._deployed.versions.retire(request.id, request.unused_s)
+        return versions_to_reply(self._deployed.versions, request.id)
+
+    @property
+    def _deployed(self) -> Deployment[Any]:
+        if self._deployment is None:
+            raise InvalidInput("this node stays with the version that it was opened with")
+        return self._deployment
+
     def _plan_reply(self, planned: Planned) -> pb.PlanReply:
         served = planned.served
         return pb.PlanReply(
@@ -107,7 +147,7 @@ async def get_plan(target: str, timeout_s: float = PLAN_TIMEOUT_S) -> Plan:
 
     Raises `Unavailable`, with the address, if it is away, was started without --control, or is no edge.
     """
-    async with _control(target) as control:
+    async with control_of(target) as control:
         reply = await control.GetPlan(pb.GetPlanRequest(), timeout=timeout_s)
     return messages.plan_from_message(reply.plan)
 
@@ -119,7 +159,7 @@ async def set_plan(target: str, plan: Plan, content_hash: str = "", timeout_s: f
     out, `ArtifactMismatch` if it has another artifact, and as `get_plan` does.
     """
     request = pb.SetPlanRequest(plan=messages.plan_to_message(plan), content_hash=content_hash)
-    async with _control(target) as control:
+    async with control_of(target) as control:
         await control.SetPlan(request, timeout=timeout_s)
 
 
@@ -138,19 +178,9 @@ async def ask_profile(
     request = pb.ProfileRequest(
         images=messages.tensor_from_array(images), batches=batches, rounds=rounds, codecs=codecs
     )
-    async with _control(target) as control:
+    async with control_of(target) as control:
         reply = await control.Profile(request, timeout=timeout_s)
     return profile_from_reply(reply)
-
-
-@contextlib.asynccontextmanager
-async def _control(target: str) -> AsyncIterator[pb_grpc.ControlStub]:
-    """The control service of the node at *target*; what its calls raise in the block is raised as our error."""
-    async with open_channel(target, MAX_MESSAGE_BYTES) as channel:
-        try:
-            yield pb_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
-        except grpc.aio.AioRpcError as failure:
-            raise _named(target, failure) from None
 
 
 def profile_to_reply(found: NodeProfile) -> pb.ProfileReply:
@@ -218,13 +248,3 @@ def _spread(quartiles: pb.Quartiles) -> Spread:
     if not 0 <= spread.low <= spread.median <= spread.high < float("inf"):
         raise InvalidInput(f"a profile came with quartiles {spread}; they must ascend from 0 or more")
     return spread
-
-
-def _named(target: str, failure: grpc.aio.AioRpcError) -> BranchyNetError:
-    """Our error for *failure*, with the node's address and, if it has no such service, what to do."""
-    if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
-        if failure.details() == NO_PLAN:
-            return Unavailable(f"the node at {target} {NO_PLAN}")
-        return Unavailable(f"the node at {target} takes no orders; start it with --control")
-    error = error_from_rpc(failure)
-    return type(error)(f"{target}: {error}") if isinstance(error, DeadlineExceeded | Unavailable) else error

@@ -30,6 +30,9 @@ class Event(StrEnum):
     DRIFT = "drift detected"
     REPLANNED = "plan changed"
     RETUNED = "thresholds moved to keep the exit share"
+    LOADED = "another version is held beside the one that is served"
+    SWITCHED = "another version is served"
+    RETIRED = "a version is dropped"
 
 
 def configure_logging(level: LogLevel, log_format: LogFormat) -> None:

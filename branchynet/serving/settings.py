@@ -67,7 +67,11 @@ class NodeSettings(BaseSettings):
     )
     control: bool = Field(
         False,
-        description="let whoever reaches the port have this node profiled, which costs compute time, and set its plan",
+        description="let whoever reaches the port have this node profiled, which costs compute time, set its plan, and "
+        "move it to another artifact of --artifacts",
+    )
+    artifacts: Path | None = Field(
+        None, description="folder of the artifacts that `branchynet deploy` may load here by name; needs --control"
     )
     log_level: LogLevel = Field("info", description="least severe event that is logged")
     log_format: LogFormat = Field("console", description="console (for people) or json (one object a line)")

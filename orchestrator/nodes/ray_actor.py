@@ -98,7 +98,7 @@ class NodeHost:
 
     async def _start_cloud(self, spec: CloudSpec, stack: contextlib.AsyncExitStack) -> CloudSpec:
         node, limit = stack.enter_context(open_cloud(spec.settings))
-        service, control = CloudService(node), ControlService(node.prober(), spec.settings)
+        service, control = CloudService(node), ControlService(node.prober, spec.settings)
         services = [service.register, control.register]
         port = await stack.enter_async_context(running_server(services, spec.settings, limit))
         self._services[spec.name] = service
@@ -109,7 +109,7 @@ class NodeHost:
         await stack.enter_async_context(link)
         settings = spec.settings.model_copy(update={"cloud": f"127.0.0.1:{link.port}"})
         node, limit = await stack.enter_async_context(open_edge(settings, spec.plan))
-        service, control = EdgeService(node), ControlService(node.prober(), settings, node)
+        service, control = EdgeService(node), ControlService(node.prober, settings, node)
         port = await stack.enter_async_context(running_server([service.register, control.register], settings, limit))
         self._services[spec.name] = service
         self._links[spec.number] = link

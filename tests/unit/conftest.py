@@ -17,7 +17,9 @@ from node_examples import LIMITS
 
 from branchynet.training.trainer import train
 from cloud_node.node import CloudNode
+from cloud_node.version import CloudVersion
 from edge_node.node import EdgeNode
+from edge_node.version import EdgeVersion
 
 torch.set_num_threads(1)
 
@@ -72,14 +74,15 @@ def nodes(loaded):
     """Makes edges and clouds of the examples' artifacts, and ends their threads."""
     made = []
 
-    def edge(uplink, architecture=LENET, cut=1, limits=LIMITS, max_batch=64, plan=None, **more):
-        made.append(EdgeNode(*loaded(architecture, 0, cut), uplink, limits, max_batch, **more))
+    def edge(uplink, architecture=LENET, cut=1, limits=LIMITS, max_batch=64, plan=None, slowdown=1.0, **more):
+        version = EdgeVersion(*loaded(architecture, 0, cut), uplink, limits, max_batch, **more)
+        made.append(EdgeNode(version, slowdown))
         if plan is not None:
             made[-1].adopt(plan)
         return made[-1]
 
     def cloud(architecture=LENET, first=0, max_batch=64):
-        made.append(CloudNode(*loaded(architecture, first), max_batch))
+        made.append(CloudNode(CloudVersion(*loaded(architecture, first), max_batch)))
         return made[-1]
 
     edge.cloud = cloud

@@ -24,6 +24,7 @@ from branchynet.serving.prediction import Place
 from branchynet.training.assembly import assemble
 from branchynet.training.trainer import train
 from edge_node.node import EdgeNode
+from edge_node.version import EdgeVersion
 
 PLAIN = Architecture("lenet-small", "plain", classes=4)
 PLAIN_MACS = cost(PLAIN).trunk_macs
@@ -64,7 +65,7 @@ def test_a_network_of_one_exit_is_trained_written_read_and_has_no_threshold(fold
 async def test_an_edge_serves_a_network_of_one_exit(folders):
     artifact = Artifact.open(folders[1])
     manifest, network = artifact.manifest, artifact.network()
-    node = EdgeNode(artifact, network, None, LIMITS, 64)
+    node = EdgeNode(EdgeVersion(artifact, network, None, LIMITS, 64))
     try:
         answers = await node.classify(TEST.images[:5])
     finally:

@@ -19,7 +19,9 @@ from branchynet.exits.rules import ExitRule
 from branchynet.placement.plan import Plan
 from branchynet.serving.prediction import Place
 from cloud_node.node import CloudNode
+from cloud_node.version import CloudVersion
 from edge_node.node import EdgeNode
+from edge_node.version import EdgeVersion
 
 MAP = (5, 15, 15)
 SHAPE = ConvolutionShape(map_shape=MAP, channels=3, levels=4, kernel=5, stride=2, width=6)
@@ -278,7 +280,7 @@ def test_an_artifact_without_one_is_asked_in_vain(loaded):
     artifact, network = loaded(LENET, 0, 1)
     with pytest.raises(InvalidInput, match="no bottleneck was trained for this cut"):
         artifact.codec("bottleneck", 1)
-    node = EdgeNode(artifact, network, None, LIMITS, 4)
+    node = EdgeNode(EdgeVersion(artifact, network, None, LIMITS, 4))
     try:
         with pytest.raises(InvalidInput, match="no bottleneck"):
             node.adopt(Plan(1, NEVER, codec="bottleneck"))
@@ -336,8 +338,8 @@ def test_a_bottleneck_at_no_cut_is_damage(folder, cut):
 @pytest.fixture
 def halves(folder):
     """An edge that sends by its bottleneck, and its cloud."""
-    cloud = CloudNode(*opened(folder), 64)
-    edge = EdgeNode(*opened(folder, 0, 1), WorkingUplink(cloud), LIMITS, 64)
+    cloud = CloudNode(CloudVersion(*opened(folder), 64))
+    edge = EdgeNode(EdgeVersion(*opened(folder, 0, 1), WorkingUplink(cloud), LIMITS, 64))
     edge.adopt(Plan(1, NEVER, codec="bottleneck"))
     yield edge, cloud
     for node in (edge, cloud):
@@ -361,8 +363,8 @@ async def test_a_cloud_with_another_bottleneck_refuses_and_the_edge_answers(fold
     other = tmp_path_factory.mktemp("other")
     codec = made(seed=1)
     save_artifact(other, random_network(), LENET, NEVER).add_bottleneck(1, codec.halves, codec.tables)
-    cloud = CloudNode(*opened(other), 64)
-    edge = EdgeNode(*opened(folder, 0, 1), WorkingUplink(cloud), LIMITS, 64)
+    cloud = CloudNode(CloudVersion(*opened(other), 64))
+    edge = EdgeNode(EdgeVersion(*opened(folder, 0, 1), WorkingUplink(cloud), LIMITS, 64))
     edge.adopt(Plan(1, NEVER, codec="bottleneck"))
     try:
         answers = await edge.classify(pictures(LENET, 2), rule=NEVER)
@@ -374,7 +376,7 @@ async def test_a_cloud_with_another_bottleneck_refuses_and_the_edge_answers(fold
 
 
 async def test_an_edge_whose_cloud_is_away_answers_itself(folder):
-    edge = EdgeNode(*opened(folder, 0, 1), FailingUplink(Unavailable("away")), LIMITS, 64)
+    edge = EdgeNode(EdgeVersion(*opened(folder, 0, 1), FailingUplink(Unavailable("away")), LIMITS, 64))
     edge.adopt(Plan(1, NEVER, codec="bottleneck"))
     try:
         answers = await edge.classify(IMAGES, rule=NEVER)

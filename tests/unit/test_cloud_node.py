@@ -11,6 +11,7 @@ from branchynet.errors import ArtifactMismatch, InvalidInput, TooLarge
 from branchynet.exits.rules import Criterion, ExitRule
 from branchynet.models.architectures import Architecture
 from cloud_node.node import CloudNode
+from cloud_node.version import CloudVersion
 
 MAX_BATCH = 16
 IMAGES = pictures(LENET, 8)
@@ -122,7 +123,9 @@ async def test_a_rule_that_does_not_fit_is_refused(count, clouds):
 
 async def test_no_layer_runs_for_a_refused_request(clouds):
     cloud, ran = clouds(), []
-    handles = [layer.register_forward_hook(lambda *_: ran.append(1)) for layer in cloud._network.modules()]
+    handles = [
+        layer.register_forward_hook(lambda *_: ran.append(1)) for layer in cloud.versions.current.network.modules()
+    ]
     for cut, tensor, _ in REFUSED.values():
         with pytest.raises(InvalidInput):
             await resume(cloud, cut, tensor)
@@ -156,4 +159,4 @@ async def test_a_read_only_buffer_is_fine(clouds):
 
 def test_a_half_that_does_not_reach_the_end_is_refused(loaded):
     with pytest.raises(InvalidInput, match="must reach the last stage, this one ends at 1"):
-        CloudNode(*loaded(LENET, 0, 1), MAX_BATCH)
+        CloudNode(CloudVersion(*loaded(LENET, 0, 1), MAX_BATCH))

@@ -14,6 +14,7 @@ from branchynet.models.architectures import Architecture
 from branchynet.placement.plan import Plan
 from branchynet.serving.prediction import Place, Policy
 from cloud_node.node import CloudNode
+from cloud_node.version import CloudVersion
 
 ALEXNET = Architecture("b-alexnet")
 
@@ -74,7 +75,7 @@ async def test_coding_is_counted_as_the_edges_time(nodes, monkeypatch):
 
 async def test_what_cannot_be_encoded_is_answered_by_the_edge(nodes):
     edge = nodes(FailingUplink(Unavailable("must not be asked")), **sending("uint8"))
-    edge._feature_codec = named_codec("uint8-calibrated")
+    edge.versions.current._feature_codec = named_codec("uint8-calibrated")
     answers = await edge.classify(IMAGES, rule=ExitRule.never(2))
     assert {answer.place for answer in answers} == {Place.FALLBACK}
     assert all("ranges that were calibrated" in answer.fallback_reason for answer in answers)
@@ -96,7 +97,7 @@ async def test_a_cloud_decodes_by_its_own_ranges(loaded, nodes):
     ranges = FixedRanges((0.0,) * 5, (2.0,) * 5)
     artifact, network = loaded(LENET)
     payload = named_codec("uint8-calibrated", ranges).encode(np.ones((1, 5, 15, 15), np.float32))
-    knowing = CloudNode(artifact.with_fields(codec_ranges={1: ranges}), network, 4)
+    knowing = CloudNode(CloudVersion(artifact.with_fields(codec_ranges={1: ranges}), network, 4))
     try:
         assert len((await knowing.resume(artifact.manifest.content_hash, 1, payload, None)).exits) == 1
     finally:

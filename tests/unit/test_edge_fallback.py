@@ -132,7 +132,7 @@ def slow(nodes):
         clock = Clock()
         uplink = uplink_of(clock)
         edge = nodes(uplink, limits=limits, clock_s=clock)
-        stage = edge._network.stage(0)
+        stage = edge.versions.current.network.stage(0)
         handles.append(stage.register_forward_hook(lambda *_: clock.pass_ms(30)))
         return edge, uplink
 

@@ -26,6 +26,7 @@ from branchynet.models.architectures import Architecture
 from branchynet.serving.prediction import Place, Policy
 from edge_node.answers import shares
 from edge_node.node import EdgeNode
+from edge_node.version import EdgeVersion
 
 
 @pytest.mark.parametrize("architecture", [*LIGHT, Architecture("b-resnet-110")], ids=title)
@@ -187,7 +188,7 @@ async def test_a_read_only_batch_is_fine_and_stays_as_it_is(nodes):
 @pytest.mark.parametrize(("first", "last", "complaint"), [(1, 2, "must start at stage 0"), (0, 0, "needs an exit")])
 def test_a_half_that_cannot_be_an_edge_is_refused(first, last, complaint, loaded):
     with pytest.raises(InvalidInput, match=complaint):
-        EdgeNode(*loaded(LENET, first, last), None, LIMITS, 64)
+        EdgeNode(EdgeVersion(*loaded(LENET, first, last), None, LIMITS, 64))
 
 
 def test_an_edge_describes_itself(nodes):

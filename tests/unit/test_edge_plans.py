@@ -208,7 +208,7 @@ def test_two_that_move_the_rule_are_one_too_many(loaded, nodes, following):
     edge = nodes(None, ALEXNET, cut=2)
     edge.watch(Watcher(reference, 2, 0.8))
     with pytest.raises(InvalidInput, match="a watcher keeps"):
-        edge.follow(following[0]._replanner)
+        edge.follow(following[0].versions.current.replanner)
     with pytest.raises(InvalidInput, match="moves its thresholds by --keep-exit-share"):
         edge.set_plan(Plan(1, RULE))
     with pytest.raises(InvalidInput, match="chooses its plan by --adapt"):

@@ -10,6 +10,7 @@ from branchynet.exits.rules import Criterion, ExitRule
 from branchynet.placement.plan import Plan
 from branchynet.serving.prediction import Place, Policy
 from edge_node.node import EdgeNode
+from edge_node.version import EdgeVersion
 
 ALWAYS, NEVER = Criterion.ENTROPY.always, Criterion.ENTROPY.never
 POINTS = (
@@ -28,7 +29,7 @@ def pointed(nodes, loaded):
         artifact, network = loaded(LENET, 0, stages)
         recorded = {"calibration": {"operating_points": [point.to_json() for point in POINTS]}}
         uplink = WorkingUplink(nodes.cloud())
-        made.append(EdgeNode(artifact.with_results(recorded), network, uplink, LIMITS, 64))
+        made.append(EdgeNode(EdgeVersion(artifact.with_results(recorded), network, uplink, LIMITS, 64)))
         return made[-1], uplink
 
     yield of

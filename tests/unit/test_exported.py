@@ -27,9 +27,11 @@ from cloud_node.build import open_cloud
 from cloud_node.node import CloudNode
 from cloud_node.open_inference import CloudModel
 from cloud_node.settings import CloudSettings
+from cloud_node.version import CloudVersion
 from edge_node.build import open_edge
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
+from edge_node.version import EdgeVersion
 
 
 @pytest.fixture
@@ -168,8 +170,8 @@ def test_outcomes_are_those_of_torch(exported_folder):
 async def test_nodes_serve_it_at_every_cut(exported_folder, cut):
     artifact = Artifact.open(exported_folder)
     manifest, whole = artifact.manifest, artifact.runner()
-    cloud = CloudNode(*opened(exported_folder, cut, engine=Engine.ONNX), 64)
-    edge = EdgeNode(*opened(exported_folder, 0, cut, Engine.ONNX), WorkingUplink(cloud), LIMITS, 64)
+    cloud = CloudNode(CloudVersion(*opened(exported_folder, cut, engine=Engine.ONNX), 64))
+    edge = EdgeNode(EdgeVersion(*opened(exported_folder, 0, cut, Engine.ONNX), WorkingUplink(cloud), LIMITS, 64))
     try:
         answers = await edge.classify(IMAGES)
     finally:
@@ -200,7 +202,7 @@ async def test_nodes_open_it_by_their_settings_and_refuse_eager(exported_folder)
 async def test_the_standard_protocol_takes_features_flat_where_cuts_differ_in_rank(exported_folder):
     artifact = Artifact.open(exported_folder)
     manifest, whole = artifact.manifest, artifact.runner()
-    node = CloudNode(*opened(exported_folder, engine=Engine.ONNX), 64)
+    node = CloudNode(CloudVersion(*opened(exported_folder, engine=Engine.ONNX), 64))
     model = CloudModel(node)
     never = ExitRule.never(3)
     try:
@@ -225,8 +227,8 @@ async def test_a_network_without_code_of_ours_may_have_a_bottleneck(folder):
     features = whole.resume(IMAGES, 0, 1, never).features
     kept = artifact.codec("bottleneck", 1)
     expected = whole.resume(kept.decode(kept.encode(features), shape.map_shape, 16), 1, 4, never)
-    cloud = CloudNode(*opened(folder, engine=Engine.ONNX), 16)
-    edge = EdgeNode(*opened(folder, 0, 1, Engine.ONNX), WorkingUplink(cloud), LIMITS, 16)
+    cloud = CloudNode(CloudVersion(*opened(folder, engine=Engine.ONNX), 16))
+    edge = EdgeNode(EdgeVersion(*opened(folder, 0, 1, Engine.ONNX), WorkingUplink(cloud), LIMITS, 16))
     edge.adopt(Plan(1, never, codec="bottleneck"))
     try:
         answers = await edge.classify(IMAGES)

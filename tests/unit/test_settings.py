@@ -17,6 +17,7 @@ both = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.role)
 OTHER = {
     "config": None,
     "artifact": ("other", "other"),
+    "artifacts": (Path("models"), "models"),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": (1234, "1234"),
     "max_batch": (7, "7"),

@@ -11,6 +11,7 @@ from branchynet.errors import InvalidInput
 from branchynet.serving.prediction import Policy
 from branchynet.serving.worker import Worker
 from cloud_node.node import CloudNode
+from cloud_node.version import CloudVersion
 
 
 async def test_a_call_is_made_once_and_takes_so_many_times_as_long():
@@ -49,7 +50,7 @@ async def test_a_slow_cloud_answers_as_ever(loaded, monkeypatch):
     slept_s, answers = [], []
     monkeypatch.setattr("branchynet.serving.worker.time.sleep", slept_s.append)
     for slowdown in (1, 3):
-        node = CloudNode(*loaded(LENET, 0), 64, slowdown)
+        node = CloudNode(CloudVersion(*loaded(LENET, 0), 64), slowdown)
         answers.append(await node.resume(node.served.content_hash, 0, IMAGES, None))
         node.close()
     assert len(slept_s) == 1, "only the slow one sleeps"

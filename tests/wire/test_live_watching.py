@@ -71,8 +71,8 @@ async def test_clean_images_raise_no_alarm_and_move_nothing(recorded, sample):
         with structlog.testing.capture_logs() as logs:
             before = (await client.describe()).rule
             await classify(client, live(sample))
-        assert node._watcher.monitor.samples(0) >= 480
-        assert node._watcher.monitor.alarms == ()
+        assert node.versions.current.watcher.monitor.samples(0) >= 480
+        assert node.versions.current.watcher.monitor.alarms == ()
         assert (await client.describe()).rule == before
     assert not [entry for entry in logs if entry["event"] == Event.DRIFT]
 
@@ -95,7 +95,7 @@ async def test_the_exit_share_is_kept_on_corrupted_images(recorded, sample):
         with structlog.testing.capture_logs() as logs:
             kept = await classify(client, noisy)
         told = (await client.describe()).rule
-        assert told == node._watcher.rule != node._watcher._calibrated
+        assert told == node.versions.current.watcher.rule != node.versions.current.watcher._calibrated
     assert fixed < 0.6
     # The bound of `Retuner` for these 500 images, looked at in chunks of at most 20.
     assert abs(kept - 0.8) < (1 + 0.01 * 20) / (0.01 * len(noisy))
@@ -108,10 +108,10 @@ async def test_requests_with_a_rule_of_their_own_and_those_for_the_cloud_are_not
     async with watching(recorded, keep_exit_share=0.5) as (node, client):
         await classify(client, live(sample)[:100], rule=own)
         await classify(client, live(sample)[:100], policy=Policy.CLOUD_ONLY)
-        assert node._watcher.monitor.samples(0) == 0
-        assert (await client.describe()).rule == node._watcher._calibrated
+        assert node.versions.current.watcher.monitor.samples(0) == 0
+        assert (await client.describe()).rule == node.versions.current.watcher._calibrated
         await classify(client, live(sample)[:100], policy=Policy.EDGE_ONLY)
-        assert node._watcher.monitor.samples(0) > 80
+        assert node.versions.current.watcher.monitor.samples(0) > 80
 
 
 async def test_a_share_cannot_be_kept_without_the_scores_of_calibration(tmp_path):
@@ -123,6 +123,6 @@ async def test_a_share_cannot_be_kept_without_the_scores_of_calibration(tmp_path
         async with watching(folder, keep_exit_share=0.8):
             pass
     async with watching(folder) as (node, _):
-        assert node._watcher is None
+        assert node.versions.current.watcher is None
     async with watching(zoo.find("lenet-fashion")) as (node, _):
-        assert node._watcher is not None
+        assert node.versions.current.watcher is not None

@@ -22,6 +22,7 @@ from branchynet.serving.prediction import Policy
 from edge_node.node import EdgeNode
 from edge_node.service import EdgeService
 from edge_node.settings import EdgeSettings
+from edge_node.version import EdgeVersion
 from protos import split_inference_pb2 as pb
 from protos import split_inference_pb2_grpc as pb_grpc
 
@@ -43,7 +44,7 @@ class Stoppable:
 async def stoppable_edge(grace_s: float) -> AsyncIterator[Stoppable]:
     artifact = Artifact.open(SHIPPED)
     network = artifact.network(0, 1)
-    node = EdgeNode(artifact, network, None, OffloadLimits(1_000, 20), 256)
+    node = EdgeNode(EdgeVersion(artifact, network, None, OffloadLimits(1_000, 20), 256))
     gate, stop = Gate(network), asyncio.Event()
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 

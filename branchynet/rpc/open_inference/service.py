@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator
 from importlib.metadata import version
 from typing import Any
@@ -50,9 +51,7 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._version = model_version(model.served)
-        self._outputs = output_specs(model.served)
-        self._counters = Counters()
+        self._counters: defaultdict[str, Counters] = defaultdict(Counters)  # by version
 
     @property
     def _served(self) -> ServedModel:
@@ -100,10 +99,10 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
         check_served(request.name, request.version, self._served)
         return pb.ModelMetadataResponse(
             name=self._served.model,
-            versions=[self._version],
+            versions=[model_version(self._served)],
             platform=PLATFORM,
             inputs=[_metadata(spec) for spec in self._model.inputs],
-            outputs=[_metadata(spec) for spec in self._outputs],
+            outputs=[_metadata(spec) for spec in output_specs(self._served)],
         )
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
@@ -121,7 +120,7 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
         # A standard reader takes no dims for a mistake; one value for each sample is [1] to it.
         outputs = [
             pb.ModelOutput(name=spec.name, data_type=_CONFIG_TYPES[spec.datatype], dims=spec.shape[1:] or (1,))
-            for spec in self._outputs
+            for spec in output_specs(self._served)
         ]
         settings = {**model_settings(self._served), **self._model.settings}
         config = pb.ModelConfig(
@@ -159,10 +158,11 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
         """The counters as they stand."""
         check_served(request.name, request.version, self._served)
-        counters = self._counters
+        revision = model_version(self._served)
+        counters = self._counters[revision]
         statistics = pb.ModelStatistics(
             name=self._served.model,
-            version=self._version,
+            version=revision,
             last_inference=counters.last_ms,
             inference_count=counters.images,
             execution_count=counters.success.count,
@@ -183,20 +183,21 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
 
     async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """The answers to *request*, counted. A request for another model is nobody's failure here."""
-        check_served(request.model_name, request.model_version, self._served)
-        arrived_ns = time.perf_counter_ns()
+        served = self._served  # the answers say which version they are of, and another may be served by then
+        check_served(request.model_name, request.model_version, served)
+        revision, arrived_ns = model_version(served), time.perf_counter_ns()
         try:
-            wanted = tensors.outputs_from_request(request, self._outputs)
+            wanted = tensors.outputs_from_request(request, output_specs(served))
             inference = self._read(request, context)
             read_ns = time.perf_counter_ns()
             answers = await self._model.infer(inference)
             answered_ns = time.perf_counter_ns()
             response = tensors.response_from_answers(answers, wanted)
         except Exception:
-            self._counters.add_failure(time.perf_counter_ns() - arrived_ns)
+            self._counters[revision].add_failure(time.perf_counter_ns() - arrived_ns)
             raise
-        response.model_name, response.model_version, response.id = self._served.model, self._version, request.id
-        self._count(answers, arrived_ns, read_ns, answered_ns)
+        response.model_name, response.model_version, response.id = served.model, revision, request.id
+        self._count(self._counters[revision], answers, arrived_ns, read_ns, answered_ns)
         return response
 
     def _read(self, request: pb.ModelInferRequest, context: Context) -> Inference:
@@ -206,7 +207,8 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
         remaining_s = context.time_remaining()
         return Inference(spec.name, tensor, parameters, math.inf if remaining_s is None else 1e3 * remaining_s)
 
-    def _count(self, answers: Answers, arrived_ns: int, read_ns: int, answered_ns: int) -> None:
+    @staticmethod
+    def _count(counters: Counters, answers: Answers, arrived_ns: int, read_ns: int, answered_ns: int) -> None:
         queue_ns = round(1e6 * answers.queue_ms)
         times = Times(
             read_ns=read_ns - arrived_ns,
@@ -215,7 +217,7 @@ class OpenInferenceService(pb_grpc.GRPCInferenceServiceServicer):
             write_ns=time.perf_counter_ns() - answered_ns,
         )
         answered_by = zip(answers.places.tolist(), answers.exits.tolist(), strict=True)
-        self._counters.add(answered_by, times, time.time_ns() // 1_000_000)
+        counters.add(answered_by, times, time.time_ns() // 1_000_000)
 
 
 def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

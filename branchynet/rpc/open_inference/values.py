@@ -88,13 +88,16 @@ class Answers:
 class Model(Protocol):
     """What a node offers: the one model it serves.
 
-    *server*: what the node calls itself. *inputs*: a request brings one of them. *parameters*: those it takes, with
-    the types each may have.
+    *server*: what the node calls itself. *parameters*: those it takes, with the types each may have.
     """
 
     server: str
-    inputs: tuple[TensorSpec, ...]
     parameters: Mapping[str, Kinds]
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """A request brings one of them; the version may change."""
+        ...
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -103,7 +106,7 @@ class Model(Protocol):
 
     @property
     def served(self) -> ServedModel:
-        """What it serves now: the rule may change."""
+        """What it serves now: version and rule may change."""
         ...
 
     async def infer(self, inference: Inference) -> Answers:
