@@ -96,7 +96,7 @@ async def test_hosts_that_die_or_hang_come_back_and_no_request_is_lost(
     monkeypatch.setattr("orchestrator.nodes.ray_fleet.HUNG_POLLS", 2)
     scenario = Scenario(
         edges=2,
-        workload=Workload(rate_per_s=10, requests=200),
+        workload=Workload(rate_per_s=10, requests=300),
         link=LinkModel(rtt_ms=5),
         plan=PlanModel(cut=0),
         limits=Limits(deadline_ms=60_000),
@@ -125,7 +125,7 @@ async def test_hosts_that_die_or_hang_come_back_and_no_request_is_lost(
     assert {host.name: host.restarts for host in run.hosts} == {"cloud host 0": 1, "edge host 0": 0, "edge host 1": 1}
     assert run.stopped_by is None
     records = run.records
-    assert len(records) == 400
+    assert len(records) == 600
     assert Report.of(records, 60_000).lost == 0
     assert set(records.place.tolist()) == {CLOUD, FALLBACK}
     assert (records.attempts[records.edge == 0] == 1).all(), "only the requests of the host that hung are sent again"
