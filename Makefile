@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Python compiles what it imports when it first does, a fraction of all that is installed.
 PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --constraint constraints.txt
+# And keeps it: in many containers it may not, and each of the suite's hundreds of processes would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+# A second pytest collects those files alone; the marker's name is written out wherever it is used.
+ALONE = $(shell grep -l 'mark\.alone' -r tests --include='test_*.py')
 
 .PHONY: demo compose-demo test search breaks lint docs bench protos sample clean help
 
@@ -19,7 +23,7 @@ compose-demo: ## The same in containers, while an edge and the cloud stop and st
 
 test: $(VENV)/.dev ## The whole test suite
 	@$(BIN)/python -m pytest --numprocesses auto --no-loadscope-reorder -m "not alone"
-	@$(BIN)/python -m pytest -m alone
+	@$(BIN)/python -m pytest -m alone $(ALONE)
 
 search: $(VENV)/.dev ## The tests of properties with random cases, others each time; the suite takes the same ones always
 	@$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile search $(shell grep -l hypothesis -r tests --include='test_*.py')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 
 import psutil
@@ -19,6 +21,12 @@ settings.register_profile("search", derandomize=False, print_blob=True)
 settings.load_profile("same")
 
 WITH_RAYS = ("test_build.py", "test_fleet.py", "test_shards.py", "test_sweep_ray.py")
+
+
+def pytest_configure() -> None:
+    """A shell that runs the suite in the background has it ignore Ctrl-C, and so would every program tested here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)  # the deliberate breaks run pytest without xdist
@@ -46,6 +54,12 @@ def logging_as_it_was() -> Iterator[None]:
     """A node's `main` that ran in this process would leave its log on a stream that pytest closes."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def no_remembered_proxy() -> None:
+    """urllib asks the environment once in a process: a test's proxy would answer for the tests that come after it."""
+    urllib.request.install_opener(None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def link_to(target: int, *options: str) -> Iterator[Link]:
     link = Link(target, *options)
     try:
         yield link
-        _, complaints = link.process.communicate(timeout=5)
+        _, complaints = link.process.communicate(timeout=30)
         assert (link.process.returncode, complaints) == (0, "")
     finally:
         link.process.kill()
@@ -216,7 +216,7 @@ def test_a_signal_ends_it_in_good_order_with_connections_open(target: int, numbe
         with calling(json.loads(process.stdout.readline())["port"]) as ask:
             ask(0, 1)
             process.send_signal(number)
-            assert process.communicate(timeout=5) == (b"", b"")
+            assert process.communicate(timeout=30) == (b"", b"")
         assert process.returncode == 0
 
 
@@ -226,7 +226,7 @@ def test_an_unreachable_target_is_a_warning_in_one_line() -> None:
     link = Link(nobody)
     with pytest.raises(ConnectionError), calling(link.port) as ask:
         ask(0, 1)
-    _, complaints = link.process.communicate(timeout=5)
+    _, complaints = link.process.communicate(timeout=30)
     assert link.process.returncode == 0
     assert complaints.startswith(f"WARNING simulations.link.proxy: target 127.0.0.1:{nobody} is not reachable")
     assert complaints.count("\n") == 1
@@ -254,7 +254,7 @@ def test_what_cannot_be_is_said_in_a_line(options: list[str], code: int, message
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=60,
             check=False,
         )
     assert done.returncode == code
