@@ -84,8 +84,8 @@ class OnnxRunner(Runner):
         return [FEATURES] if self.exit_of_stage[index] is None else [FEATURES, LOGITS]
 
 
-def open_session(graph: bytes, what: str, threads: int = 1) -> InferenceSession:
-    """A session that runs *graph* on *threads*; `DamagedData`, naming *what* it is of, if it cannot be run."""
+def open_session(graph: bytes | str, what: str, threads: int = 1) -> InferenceSession:
+    """A session that runs *graph*, or the file of that name, on *threads*; `DamagedData`, naming *what* it is of, if it cannot be run."""
     need("onnxruntime")
     import onnxruntime
 

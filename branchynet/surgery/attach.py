@@ -11,6 +11,7 @@ apart is explained in `tracing` (what is recorded) and `graphs` (what crosses a 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -133,12 +134,17 @@ def legal_cuts(model: nn.Module, input_shape: Shape) -> list[Cut]:
 
 
 def cuts_table(cuts: Sequence[Cut]) -> str:
-    """*cuts* as lines of text: what to write in `after=`, what crosses, its bytes, the share of the MACs before it."""
-    lines = [f"{'after':32} {'crosses (one sample)':44} {'kB':>8} {'MACs before':>12}"]
-    for cut in cuts:
+    """*cuts* as lines of text: what to write in `after=`, what crosses, its bytes, the share of the MACs before it.
+
+    Names that a shell would read otherwise are quoted.
+    """
+    names = [shlex.quote(cut.name) for cut in cuts]
+    width = max(32, *map(len, names), 0)
+    lines = [f"{'after':{width}} {'crosses (one sample)':44} {'kB':>8} {'MACs before':>12}"]
+    for name, cut in zip(names, cuts, strict=True):
         total = cut.macs_before + cut.macs_after
         crosses = " + ".join("×".join(map(str, carried.shape)) for carried in cut.crossing)
-        lines.append(f"{cut.name:32} {crosses:44} {cut.bytes / 1e3:8.1f} {cut.macs_before / max(total, 1):12.1%}")
+        lines.append(f"{name:{width}} {crosses:44} {cut.bytes / 1e3:8.1f} {cut.macs_before / max(total, 1):12.1%}")
     return "\n".join(lines)
 
 

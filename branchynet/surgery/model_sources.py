@@ -1,7 +1,8 @@
-"""Where a model comes from: a function in a file, an exported program, timm or torchvision by name; its own weights.
+"""Where a model comes from: a function in a file, an exported file, timm or torchvision by name; its own weights.
 
     find_model("model.py:build")
     find_model("model.pt2")                             as torch.export.save wrote it
+    find_model("model.onnx")                            the whole model, as any exporter wrote it
     find_model("timm:efficientnet_lite0")               pretrained, as timm has it
     find_model("torchvision:resnet18", Path("mine.pt"))  that architecture with these weights
 
@@ -29,6 +30,7 @@ from branchynet.network.foreign_code import in_words
 from branchynet.network.normalisation import Normalisation
 from branchynet.surgery.admission import check_model
 from branchynet.surgery.exported_program import load_program
+from branchynet.surgery.onnx_file.loading import load_graph
 
 __all__ = ["FoundModel", "Training", "find_model"]
 
@@ -55,7 +57,7 @@ class FoundModel:
 
 
 def find_model(where: str, weights: Path | None = None) -> FoundModel:
-    """The model at *where*: `FILE.py:CALLABLE`, `FILE.pt2`, `timm:NAME` or `torchvision:NAME`.
+    """The model at *where*: `FILE.py:CALLABLE`, `FILE.pt2`, `FILE.onnx`, `timm:NAME` or `torchvision:NAME`.
 
     *weights*: a state dict's file.
 
@@ -68,9 +70,13 @@ def find_model(where: str, weights: Path | None = None) -> FoundModel:
     sources: dict[str, Callable[[str, bool], FoundModel]] = {"timm": _of_timm, "torchvision": _of_torchvision}
     if separator and kind in sources:
         found = sources[kind](name, weights is None)
-    elif where.endswith(".pt2"):
-        program, shape = load_program(Path(where))
-        found = FoundModel(program, input_shape=shape)
+    elif where.endswith((".pt2", ".onnx")):
+        if weights is not None and where.endswith(".onnx"):
+            raise InvalidInput(
+                f"--weights is {weights}; {where} has its own, under names that no state dict has: export it with these"
+            )
+        model, shape = (load_program if where.endswith(".pt2") else load_graph)(Path(where))
+        found = FoundModel(model, input_shape=shape)
     else:
         found = FoundModel(_of_file(where))
     check_model(found.model, f"what {where} makes")
@@ -84,7 +90,8 @@ def _of_file(where: str) -> nn.Module:
     file, separator, attribute = where.rpartition(":")
     if not separator or not file.endswith(".py"):
         raise InvalidInput(
-            f"{where!r} is not FILE.py:CALLABLE, FILE.pt2, timm:NAME or torchvision:NAME, as in model.py:build"
+            f"{where!r} is not FILE.py:CALLABLE, as in model.py:build, FILE.pt2, FILE.onnx, timm:NAME or "
+            "torchvision:NAME"
         )
     if not Path(file).is_file():
         raise InvalidInput(f"there is no file {file}")

@@ -19,7 +19,8 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="FILE.py:CALLABLE, a function or class without arguments; FILE.pt2; timm:NAME; torchvision:NAME.",
+        help="FILE.py:CALLABLE, a function or class without arguments; FILE.pt2 of torch.export; FILE.onnx; timm:NAME; "
+        "torchvision:NAME.",
     ),
 ]
 WeightsOption = Annotated[
@@ -35,7 +36,10 @@ PrecisionOption = Annotated[
 ]
 AfterOption = Annotated[
     list[str] | None,
-    typer.Option(help="Submodule that an exit follows; repeat it. Without: chosen by MACs and bytes, or listed."),
+    typer.Option(
+        help="Submodule (tensor of an ONNX file) that an exit follows; repeat it. Without: chosen by MACs and bytes, "
+        "or listed."
+    ),
 ]
 ExitsOption = Annotated[int, typer.Option(help="How many exits to put where --after does not say it.", min=1)]
 NewClassifierOption = Annotated[
@@ -103,7 +107,7 @@ def size_for(found: FoundModel, dataset: str | None, size: str | None) -> str | 
     _, height, width = known
     own = f"{height}x{width}"
     if found.input_shape is not None and size not in (None, own, *([str(height)] if height == width else [])):
-        raise InvalidInput(f"--size is {size}; the program was exported for images of {own}")
+        raise InvalidInput(f"--size is {size}; the model was exported for images of {own}")
     return size or own
 
 

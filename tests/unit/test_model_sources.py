@@ -98,7 +98,7 @@ def test_what_holds_no_weights_for_it_is_refused(file, tmp_path, capfd, mistake,
 @pytest.mark.parametrize(
     ("where", "words"),
     [
-        ("model.py", "is not FILE.py:CALLABLE, FILE.pt2, timm:NAME or torchvision:NAME"),
+        ("model.py", "is not FILE.py:CALLABLE, as in .*, FILE.pt2, FILE.onnx, timm:NAME or torchvision"),
         ("keras:resnet", "is not FILE.py:CALLABLE"),
         ("timm:resnet18x", "timm has no model 'resnet18x'; near names are .*resnet18"),
         ("torchvision:resnet19", "torchvision has no model 'resnet19'"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from branchynet.errors import InvalidInput
-from branchynet.network.onnx_import.shapes import SHAPES, named_axes
+from branchynet.network.onnx_import.shapes import SHAPES, Numbers, named_axes, plain
 from branchynet.network.onnx_import.spatial import SPATIAL
 
 __all__ = ["OPERATORS"]
@@ -33,7 +33,7 @@ _TYPES = {
 
 
 def _reducing(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def run(x: Tensor, axes: Tensor | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+    def run(x: Tensor, axes: Numbers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
         along = named_axes(axes, x, nothing=bool(noop_with_empty_axes))
         return reduce(x, dim=along, keepdim=bool(keepdims)) if along else x
 
@@ -90,8 +90,8 @@ def _gemm(
     return product if c is None else product + (c if beta == 1 else beta * c)
 
 
-def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    return x if low is None and high is None else x.clamp(low, high)
+def _clip(x: Tensor, low: Tensor | float | None = None, high: Tensor | float | None = None) -> Tensor:
+    return x if low is None and high is None else x.clamp(low, high)  # type: ignore[arg-type]
 
 
 def _cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
@@ -105,14 +105,29 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
-def _cumulative_sum(x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+def _cumulative_sum(x: Tensor, axis: Numbers, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     if exclusive or reverse:
         raise InvalidInput(f"CumSum has exclusive {exclusive} and reverse {reverse}")
-    return x.cumsum(int(axis))
+    return x.cumsum(plain(axis)[0])
 
 
 def _hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
-    return (alpha * x + beta).clamp(0, 1)
+    sixth = abs(alpha - 1 / 6) < 1e-6 and beta == 0.5
+    return F.hardsigmoid(x) if sixth else (alpha * x + beta).clamp(0, 1)
+
+
+def _selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Tensor:
+    return gamma * F.elu(x, alpha)
+
+
+def _modulo(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
+def _local_response(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
+    if size % 2 == 0:  # torch and the standard lean to other sides
+        raise InvalidInput(f"LRN has the even size {size}")
+    return F.local_response_norm(x, size, alpha, beta, bias)
 
 
 def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
@@ -127,7 +142,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "And": torch.logical_and,
     "BatchNormalization": _batch_normalisation,
     "Cast": _cast,
+    "CastLike": lambda x, other: x.to(other.dtype),
     "Ceil": torch.ceil,
+    "Celu": lambda x, alpha=1.0: F.celu(x, alpha),
     "Clip": _clip,
     "Cos": torch.cos,
     "CumSum": _cumulative_sum,
@@ -150,6 +167,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "HardSwish": F.hardswish,
     "Identity": lambda x: x,
     "InstanceNormalization": _instance_normalisation,
+    "LRN": _local_response,
     "LayerNormalization": _layer_normalisation,
     "LeakyRelu": lambda x, alpha=0.01: F.leaky_relu(x, alpha),
     "Less": torch.lt,
@@ -160,6 +178,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Max": lambda *parts: functools.reduce(torch.maximum, parts),
     "Min": lambda *parts: functools.reduce(torch.minimum, parts),
     "Mish": F.mish,
+    "Mod": _modulo,
     "Mul": torch.mul,
     "Neg": torch.neg,
     "Not": torch.logical_not,
@@ -167,19 +186,26 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
     "Pow": torch.pow,
     "Reciprocal": torch.reciprocal,
+    "ReduceL1": _reducing(functools.partial(torch.linalg.vector_norm, ord=1)),
     "ReduceL2": _reducing(torch.linalg.vector_norm),
     "ReduceMax": _reducing(torch.amax),
     "ReduceMean": _reducing(torch.mean),
     "ReduceMin": _reducing(torch.amin),
     "ReduceSum": _reducing(torch.sum),
+    "ReduceSumSquare": _reducing(lambda x, dim, keepdim: x.square().sum(dim, keepdim)),
     "Relu": F.relu,
+    "Round": torch.round,
+    "Selu": _selu,
     "Sigmoid": torch.sigmoid,
+    "Sign": torch.sign,
     "Sin": torch.sin,
     "Softmax": lambda x, axis=-1: F.softmax(x, axis),
     "Softplus": F.softplus,
+    "Softsign": F.softsign,
     "Sqrt": torch.sqrt,
     "Sub": torch.sub,
     "Sum": lambda *parts: functools.reduce(torch.add, parts),
     "Tanh": torch.tanh,
+    "ThresholdedRelu": lambda x, alpha=1.0: torch.where(x > alpha, x, 0),
     "Where": torch.where,
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from branchynet.errors import InvalidInput
+from branchynet.network.onnx_import.shapes import Numbers, plain
 
 __all__ = ["SPATIAL"]
 
@@ -84,6 +85,13 @@ def _transposed_convolution(  # noqa: PLR0913 (the attributes of the standard)
     )
 
 
+def _native(kernel: Sizes, pads: Sizes, ceil_mode: int) -> list[int] | None:
+    """The padding of torch's own pooling that is the same, as ONNX Runtime's quick kernels have it; None if none is."""
+    half = len(kernel)
+    even = list(pads[:half]) == list(pads[half:]) and all(2 * p <= k for p, k in zip(pads[:half], kernel, strict=True))
+    return list(pads[:half]) if even and not ceil_mode else None
+
+
 def _pooled(x: Tensor, kernel: Sizes, strides: Sizes, pads: Sizes, value: float, ceil_mode: int) -> Tensor:
     """*x* with *value* around it, as far as windows reach: pooling then needs neither padding nor ceiling."""
     pads, half = list(pads), len(kernel)
@@ -111,9 +119,12 @@ def _max_pool(
     del storage_order  # of the indices, which nothing of ours asks for
     strides, dilations = strides or [1] * len(kernel_shape), dilations or [1] * len(kernel_shape)
     pads = _padding(x, kernel_shape, strides, dilations, auto_pad, pads)
+    run = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel_shape) - 1]
+    if (padding := _native(kernel_shape, pads, ceil_mode)) is not None:
+        whole: Tensor = run(x, list(kernel_shape), list(strides), padding, list(dilations))
+        return whole
     reach = [(size - 1) * spread + 1 for size, spread in zip(kernel_shape, dilations, strict=True)]
     x = _pooled(x, reach, strides, pads, -math.inf, ceil_mode)
-    run = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel_shape) - 1]
     pooled: Tensor = run(x, list(kernel_shape), list(strides), 0, list(dilations))
     return pooled
 
@@ -134,6 +145,9 @@ def _average_pool(
         raise InvalidInput(f"AveragePool has the dilations {list(dilations)}")
     pads = _padding(x, kernel_shape, strides, dilations, auto_pad, pads)
     run = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel_shape) - 1]
+    if (padding := _native(kernel_shape, pads, ceil_mode)) is not None:
+        counts = bool(count_include_pad)
+        return run(x, list(kernel_shape), list(strides), padding, count_include_pad=counts)
     counted = torch.ones_like(x[:1, :1])
     if count_include_pad:
         x, counted, pads = _padded(x, pads), _padded(counted, pads, 1.0), [0] * len(pads)
@@ -145,9 +159,9 @@ def _average_pool(
 
 def _resize(  # noqa: PLR0913 (the attributes of the standard)
     x: Tensor,
-    roi: Tensor | None = None,
-    scales: Tensor | None = None,
-    sizes: Tensor | None = None,
+    roi: Numbers | None = None,
+    scales: Numbers | None = None,
+    sizes: Numbers | None = None,
     *,
     mode: str = "nearest",
     coordinate_transformation_mode: str = "half_pixel",
@@ -170,11 +184,9 @@ def _resize(  # noqa: PLR0913 (the attributes of the standard)
     floors = mode != "nearest" or nearest_mode == "floor"
     if chosen is None or not floors or x.ndim != 4 or (mode == "cubic" and cubic_coeff_a != -0.75):
         raise InvalidInput(f"Resize is {mode} with {coordinate_transformation_mode} and {nearest_mode} of {x.ndim}-D")
-    if sizes is not None and sizes.numel():
-        size = [int(side) for side in sizes.tolist()[2:]]
-    else:
-        assert scales is not None
-        size = [math.floor(side * scale) for side, scale in zip(x.shape[2:], scales.tolist()[2:], strict=True)]
+    size = plain(sizes)[2:] or [
+        math.floor(side * scale) for side, scale in zip(x.shape[2:], plain(scales)[2:], strict=True)
+    ]
     way, corners = chosen
     return F.interpolate(x, size, mode=way, align_corners=corners, antialias=bool(antialias))
 
