@@ -85,7 +85,10 @@ class OnnxRunner(Runner):
 
 
 def open_session(graph: bytes | str, what: str, threads: int = 1) -> InferenceSession:
-    """A session that runs *graph*, or the file of that name, on *threads*; `DamagedData`, naming *what* it is of, if it cannot be run."""
+    """A session that runs *graph*, or the file of that name, on *threads*.
+
+    Raises `DamagedData`, naming *what* it is of, if it cannot be run.
+    """
     need("onnxruntime")
     import onnxruntime
 

@@ -176,6 +176,8 @@ class _Builder:
             return takes, View(self._shape_made(node, inputs, data))
         if node.kind == "Expand" and data is not None and data.kind is _Kind.COMPUTED:
             return takes, Stretch(self._stretched(node, inputs, data))
+        if node.kind == "Gather" and (shape := self._all_in_order(inputs, takes)):
+            return takes, View(shape)
         if node.kind == "Concat" and self.graph.batch is not None and (join := self._join(node, inputs)):
             return takes, join
         slots: list[Any] = []
@@ -235,6 +237,18 @@ class _Builder:
         [made] = node.run([each and each.first for each in inputs])
         own = (None,) * (made.ndim - data.first.ndim) + tuple(data.first.shape)
         return tuple(-1 if side == mine else side for side, mine in zip(made.shape, own, strict=True))
+
+    def _all_in_order(self, inputs: Sequence[_Value | None], takes: Sequence[str]) -> tuple[int, ...] | None:
+        """The shape into which a node gathers all of a row in order, as `as_strided` is exported; else None."""
+        data, places = inputs
+        if len(takes) != 1 or data is None or places is None or data.first.ndim != 1 or places.first.ndim < 1:
+            return None
+        if not torch.equal(places.first.reshape(-1), torch.arange(len(data.first))):
+            return None
+        if self.graph.batch is not None:
+            return _with_batch_where(places.first.shape, data, self.graph.batch)
+        sides = zip(places.first.shape, places.second.shape, strict=True)
+        return tuple(a if a == b else -1 for a, b in sides)
 
     def _join(self, node: GraphNode, inputs: Sequence[_Value | None]) -> Join | None:
         """For tensors beside constants that the export made for one batch; None if there are no such."""

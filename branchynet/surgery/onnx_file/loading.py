@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from branchynet.surgery.onnx_file.building import build
 from branchynet.surgery.onnx_file.reading import EXPORT_FOR_ANY, GraphFile, read_graph
 from branchynet.surgery.tracing import example
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 __all__ = ["load_graph"]
 
 # Of the largest answer: rounding comes to 1e-6, a layer that is taken for another one to much more.
@@ -24,17 +28,18 @@ IMAGES = 4
 def load_graph(file: Path) -> tuple[nn.Module, tuple[int, int, int]]:
     """The module in *file*, with the names of its tensors for submodules, and the shape [C, H, W] of its images.
 
-    Raises what `read_graph` does, and `InvalidInput` where the module does not answer as the file does in ONNX Runtime.
+    Raises what `read_graph` does, `DamagedData` for a graph that ONNX Runtime cannot run, and `InvalidInput` where the
+    module does not answer as the file does there.
     """
     graph = read_graph(file)
+    session = open_session(str(file), str(file))  # tells a graph that is none before anything is made of it
     model = build(graph)
-    _check_equal(graph, model)
+    _check_equal(graph, model, session)
     return model, graph.shape
 
 
 @torch.no_grad()
-def _check_equal(graph: GraphFile, model: nn.Module) -> None:
-    session = open_session(str(graph.file), str(graph.file))
+def _check_equal(graph: GraphFile, model: nn.Module, session: InferenceSession) -> None:
     images = example(graph.shape, IMAGES if graph.batch is None else 2 * graph.batch)
     stored = images.permute(0, 2, 3, 1).contiguous() if graph.channels_last else images
     parts = [part.numpy() for part in torch.split(stored, graph.batch or IMAGES)]

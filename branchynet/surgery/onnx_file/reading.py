@@ -56,11 +56,12 @@ def read_graph(file: Path) -> GraphFile:
         raise InvalidInput(f"there is no file {file}")
     try:
         model = onnx.load(file)
-        onnx.checker.check_model(str(file))
     except (BranchyNetError, MemoryError):
         raise
     except Exception as error:  # its readers' errors have no common base class
-        raise DamagedData(f"{file} holds no ONNX model: {in_words(error)}") from error
+        raise DamagedData(f"{file} holds no ONNX model that can be read: {in_words(error)}") from error
+    if not model.graph.node:
+        raise DamagedData(f"{file} holds no ONNX model: there is no node in it")
     _check_kinds(model, file)
     constants = {kept.name for kept in model.graph.initializer}
     takes = [one for one in model.graph.input if one.name not in constants]
