@@ -15,6 +15,7 @@ from branchynet.errors import DamagedData, InvalidInput
 from branchynet.exits.rules import ExitRule
 from branchynet.models.heads import default_head
 from branchynet.network.onnx_export import on_engine
+from branchynet.network.onnx_import.operators import OPERATORS
 from branchynet.network.runner import Engine
 from branchynet.surgery.attach import cuts_table, legal_cuts
 from branchynet.surgery.model_sources import find_model
@@ -274,6 +275,12 @@ def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, case):
     options, reason = REFUSED[case]
     with pytest.raises(InvalidInput, match=reason):
         find_model(str(write(tmp_path, **options)))
+
+
+def test_what_torch_does_otherwise_than_the_file_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setitem(OPERATORS, "Add", torch.sub)
+    with pytest.raises(InvalidInput, match="what torch makes of it differs from it by"):
+        find_model(str(write(tmp_path, [*POOL, ("Add", ["flat", "n"], "y")], {"n": np.float32([1, 2, 3])})))
 
 
 def test_weights_and_images_of_another_kind_are_refused(tmp_path):

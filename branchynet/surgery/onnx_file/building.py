@@ -311,15 +311,13 @@ def _is_computed(value: _Value | None) -> bool:
 def _with_batch_where(shape: Sequence[int], data: _Value, batch: int) -> tuple[int, ...]:
     """*shape*, which *data* takes for *batch* images, with -1 for the side that these are in.
 
-    A reshape keeps the order of values, so the batch is behind as many of them as before; of several sides that may be
-    it, the one that is as long.
+    A reshape keeps the order of values, so the batch is behind as many of them as before.
     """
     along = data.batch_dimension
     if along is None:
         return tuple(shape)
     before = prod(data.first.shape[:along])
-    places = [at for at, side in enumerate(shape) if prod(shape[:at]) == before and side % batch == 0]
-    if not places:
+    places = (at for at, side in enumerate(shape) if prod(shape[:at]) == before and side % batch == 0)
+    if (place := next(places, None)) is None:
         raise ValueError(f"{list(data.first.shape)} to {list(shape)} mixes images")
-    place = min(places, key=lambda at: shape[at] != batch)
     return tuple(-1 if at == place else side for at, side in enumerate(shape))
