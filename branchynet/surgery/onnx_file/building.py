@@ -129,15 +129,19 @@ class _Builder:
             self._take_up(layer, takes, tuple(name for name in node.outputs if name))
 
     def model(self) -> GraphModel:
-        """The layers that the graph's output needs."""
+        """The layers that the graph's output needs; logits [B, C, 1, 1] become [B, C]."""
         gives = self.names[self.graph.gives]
+        if self.values[gives].kind is not _Kind.COMPUTED:
+            raise InvalidInput(f"{self.graph.file}: {self.graph.gives} does not depend on {self.graph.takes}")
+        shape = self.values[gives].first.shape
+        if len(shape) > 2 and prod(shape[2:]) == 1:
+            self._take_up(View((-1, shape[1])), [gives], (f"{gives}_row",))
+            gives = f"{gives}_row"
         needed, steps = {gives}, []
         for step in reversed(self.steps):
             if needed.intersection(step.gives):
                 needed.update(step.takes or ())
                 steps.append(step)
-        if self.values[gives].kind is not _Kind.COMPUTED:
-            raise InvalidInput(f"{self.graph.file}: {self.graph.gives} does not depend on {self.graph.takes}")
         return GraphModel(
             steps[::-1], self.graph.takes, gives, self.graph.shape, channels_last=self.graph.channels_last
         )

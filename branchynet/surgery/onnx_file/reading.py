@@ -15,6 +15,7 @@ from branchynet.network.onnx_import.parsing import GraphNode, nodes_and_constant
 __all__ = ["EXPORT_FOR_ANY", "GraphFile", "read_graph"]
 
 OPSET = 18  # the first of those that our operators are written for
+IR_VERSION = 8  # that of OPSET; before 4, constants had to be among the inputs
 FLOAT = 1  # onnx.TensorProto.FLOAT
 EXPORT_FOR_ANY = (
     'torch.onnx.export(model, (images,), "model.onnx", dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},)), '
@@ -141,6 +142,7 @@ def _renewed(model: Any) -> Any:
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), OPSET)
     if opset >= OPSET:
         return model
+    model.ir_version = max(model.ir_version, IR_VERSION)
     try:
         return onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter's own, of no common kind
