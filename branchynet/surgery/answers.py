@@ -67,7 +67,12 @@ def run(model: nn.Module, x: Tensor, what: str) -> Tensor:
 
 def _check_kind(logits: Any, batch: int, what: str) -> None:
     if not isinstance(logits, Tensor):
-        raise InvalidInput(f"{what} gives a {type(logits).__name__}; it must give one tensor of logits [B, classes]")
+        todo = ""
+        if isinstance(getattr(logits, "logits", None), Tensor):  # as transformers' models do
+            todo = ": give a module that holds it, and whose forward returns model(x).logits"
+        raise InvalidInput(
+            f"{what} gives a {type(logits).__name__}; it must give one tensor of logits [B, classes]{todo}"
+        )
     if logits.dtype != torch.float32 or logits.dim() != 2 or len(logits) != batch:
         raise InvalidInput(
             f"{what} gives {logits.dtype} {tuple(logits.shape)} for a batch of {batch}; "

@@ -1,5 +1,7 @@
 """Exits on models nobody here wrote: what crosses a cut, whole equals split, and clear words where no cut can be."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -204,6 +206,11 @@ def pooled(m, x):
             "in training it computes other",
         ),
         (chain(lambda m, x: {"logits": pooled(m, m.one(x))}), ["one"], "the model gives a dict"),
+        (
+            chain(lambda m, x: SimpleNamespace(logits=pooled(m, m.one(x)))),
+            ["one"],
+            r"gives a SimpleNamespace.*returns model\(x\).logits",
+        ),
         (chain(lambda m, x: m.one(x)), ["one"], "it must give torch.float32 logits"),
         (chain(lambda m, x: m.one(x.flatten(1))), ["one"], r"does not run on inputs of shape \(2, 3, 8, 8\)"),
     ],

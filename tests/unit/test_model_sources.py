@@ -5,8 +5,8 @@ import pickle
 import pytest
 import torch
 from attached import attached, check_split
+from other_models import import_timm
 from safetensors.torch import save_file
-from timm_models import import_timm
 from torch import nn
 
 from branchynet.data.preprocessing import Interpolation, Preprocessing, Resize
